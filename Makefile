@@ -1,0 +1,54 @@
+# Everything that is done with this folder. Needs make and Python 3.11 or later; the rest is
+# installed into .venv, from the locks, on first use.
+
+SHELL := /bin/sh
+PYTHON ?=
+WORKERS ?= 2
+ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+PLACES := $(wildcard src tests benchmarks demo)
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format bench demo venv packages lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "ARGS=\"…\" is handed to the command; PYTHON=… picks the interpreter; WORKERS=… the test processes."
+
+up: ## install what is needed and start: dashboard, API, MCP and gateway on port 3101
+	@scripts/install requirements.lock
+	@exec $(BIN)/company-agents up $(ARGS)
+
+test: venv packages ## run all tests
+	@exec env CHROMIUM="$${CHROMIUM:-$$(scripts/test-packages --path)}" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: venv ## check style and types
+	@$(BIN)/python -m ruff check $(PLACES)
+	@$(BIN)/python -m ruff format --check $(PLACES)
+	@$(BIN)/python -m mypy $(PLACES)
+
+format: venv ## put imports and layout in order
+	@$(BIN)/python -m ruff check --fix-only --quiet $(PLACES)
+	@$(BIN)/python -m ruff format $(PLACES)
+
+bench: venv ## measure
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+demo: venv ## a company, an agent and a provider on this machine, from connecting to rotating
+	@exec $(BIN)/python demo/run.py $(ARGS)
+
+venv: ## only install, with what tests need
+	@scripts/install requirements-dev.lock
+
+packages: ## only get the Debian packages that tests need
+	@scripts/test-packages >/dev/null
+
+lock: ## make both locks anew, with the newest versions
+	@scripts/lock $(ARGS)
+
+clean: ## remove what was installed and built; the data of instances is elsewhere and stays
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
