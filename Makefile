@@ -11,7 +11,7 @@ BIN := .venv/bin
 PLACES := $(wildcard src tests benchmarks demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench demo venv packages lock clean
+.PHONY: help up test lint format bench demo venv lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +22,9 @@ up: ## install what is needed and start: dashboard, API, MCP and gateway on port
 	@scripts/install requirements.lock
 	@exec $(BIN)/company-agents up $(ARGS)
 
-test: venv packages ## run all tests
-	@exec env CHROMIUM="$${CHROMIUM:-$$(scripts/test-packages --path)}" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+test: venv ## run all tests
+	@CHROMIUM=$$(scripts/test-packages) && export CHROMIUM && \
+		exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: venv ## check style and types
 	@$(BIN)/python -m ruff check $(PLACES)
@@ -42,9 +43,6 @@ demo: venv ## a company, an agent and a provider on this machine, from connectin
 
 venv: ## only install, with what tests need
 	@scripts/install requirements-dev.lock
-
-packages: ## only get the Debian packages that tests need
-	@scripts/test-packages >/dev/null
 
 lock: ## make both locks anew, with the newest versions
 	@scripts/lock $(ARGS)
