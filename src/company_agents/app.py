@@ -1,0 +1,187 @@
+"""
+The composition root: builds every part once, in order. No behaviour here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from company_agents import __version__
+from company_agents.audit.events import AuditEvents
+from company_agents.audit.log import AuditLog
+from company_agents.crypto.keyring import KeyRing
+from company_agents.db.database import Database
+from company_agents.db.embedded import Membership, join
+from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
+from company_agents.db.migrate import migrate
+from company_agents.identity.agents import Agents
+from company_agents.identity.directory import Companies
+from company_agents.identity.identity import Identity
+from company_agents.identity.operators import Operators
+from company_agents.identity.sessions import Sessions
+from company_agents.integrations.integrations import Integrations
+from company_agents.integrations.provider import Providers
+from company_agents.integrations.request import Requests
+from company_agents.keysources.base import KeySource, open_source
+from company_agents.logs import Redactor
+from company_agents.outgoing.client import Outgoing
+from company_agents.rotation.start import unlock
+from company_agents.rotation.status import Keys
+from company_agents.secret_store.audit_keys import AuditKeys
+from company_agents.secret_store.keys import HeldKeys
+from company_agents.secret_store.store import SecretStore
+from company_agents.sensitive import Sensitive
+from company_agents.settings import Settings
+from company_agents.work.memory import Memories
+from company_agents.work.tasks import Tasks
+
+# Seconds between two writings of `last_used_at`.
+USED_EVERY = 5.0
+
+
+@dataclass(frozen=True)
+class App:
+    """Every part, as the doors receive it."""
+
+    version: str
+    settings: Settings
+    db: Database
+    instance_id: UUID
+    audit: AuditLog
+    events: AuditEvents
+    keys: Keys
+    store: SecretStore
+    identity: Identity
+    companies: Companies
+    agents: Agents
+    operators: Operators
+    sessions: Sessions
+    providers: Providers
+    integrations: Integrations
+    requests: Requests
+    tasks: Tasks
+    memory: Memories
+    redactor: Redactor
+
+
+@contextlib.asynccontextmanager
+async def open_app(settings: Settings, *, redactor: Redactor | None = None) -> AsyncIterator[App]:
+    """
+    Open the instance: database, schema, key, parts. Everything that is written late is written at the end.
+
+    Raises:
+        MayNotStart: database, schema, role or key is not as it must be.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        db = await _open_database(settings, stack)
+        source = open_source(settings)
+        ring = await unlock(db, source)
+        instance = await _instance_id(db)
+        redactor = redactor or Redactor()
+        held = HeldKeys(ring, lambda: _ring(source))
+        audit = AuditLog(db, _unready, instance)
+        store = SecretStore(db, held, audit)
+        audit_keys = AuditKeys(db, store)
+        audit.key = audit_keys.newest
+        outgoing = _outgoing(settings)
+        await outgoing.start()
+        stack.push_async_callback(outgoing.close)
+        audit.start()
+        stack.push_async_callback(audit.close)
+        stack.push_async_callback(store.flush_used)
+        await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
+        identity = Identity(db, store, audit)
+        operators = Operators(db, store, audit)
+        providers = Providers()
+        integrations = Integrations(store, audit, outgoing, providers)
+        yield App(
+            version=__version__,
+            settings=settings,
+            db=db,
+            instance_id=instance,
+            audit=audit,
+            events=AuditEvents(db, audit_keys.all, instance),
+            keys=Keys(db, source, held),
+            store=store,
+            identity=identity,
+            companies=Companies(db, audit),
+            agents=Agents(store, audit),
+            operators=operators,
+            sessions=Sessions(db, store, audit, operators),
+            providers=providers,
+            integrations=integrations,
+            requests=Requests(store, audit, outgoing, integrations),
+            tasks=Tasks(),
+            memory=Memories(),
+            redactor=redactor,
+        )
+
+
+async def _open_database(settings: Settings, stack: contextlib.AsyncExitStack) -> Database:
+    if settings.database_url is not None:
+        logins = external_logins(settings)
+    else:
+        membership = await asyncio.to_thread(join, settings.home, postgres_bin=settings.postgres_bin)
+        stack.push_async_callback(asyncio.to_thread, membership.close)
+        logins = _embedded_logins(membership)
+    await migrate(logins)
+    await check_serving_role(logins.serve)
+    db = Database(logins, pool_size=settings.database_pool)
+    stack.push_async_callback(db.close)
+    await db.open()
+    return db
+
+
+def _embedded_logins(membership: Membership) -> Logins:
+    def login(role: str) -> Login:
+        return Login(Sensitive(membership.database.conninfo(role)), None)
+
+    return Logins(login("company_agents_serve"), login("company_agents_instance"), login("company_agents_migrate"))
+
+
+def _outgoing(settings: Settings) -> Outgoing:
+    return Outgoing(
+        ca_file=settings.ca_file,
+        call_time=settings.call_timeout,
+        request_limit=settings.call_limit,
+        reply_limit=settings.call_limit,
+    )
+
+
+async def _instance_id(db: Database) -> UUID:
+    async with db.transaction(None) as tx:
+        row = await tx.one("instance_get")
+    assert row is not None
+    instance: UUID = row["id"]
+    return instance
+
+
+async def _ring(source: KeySource) -> KeyRing:
+    return KeyRing((await source.read()).keys)
+
+
+async def _unready() -> tuple[int, Sensitive]:
+    raise AssertionError("the audit log is used before its key")
+
+
+@contextlib.asynccontextmanager
+async def _every(seconds: float, work: Any) -> AsyncIterator[None]:
+    async def loop() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            # A database that is away for a moment: what was to be written stays for the next time.
+            with contextlib.suppress(Exception):
+                await work()
+
+    task = asyncio.create_task(loop())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,3 @@
+"""
+What happened, in chains that show every change: append-only, linked by HMAC.
+"""

@@ -1,0 +1,45 @@
+"""
+How events are linked. docs/spec/audit.md is the specification.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from company_agents.sensitive import Sensitive
+
+LABEL = b"company-agents/audit/v1"
+START = b""  # what the first event of a chain is linked to
+
+
+def canonical(record: dict[str, Any]) -> str:
+    """The record as the text that is linked: JSON, keys sorted, no spaces."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def link(key: Sensitive, chain: UUID, seq: int, previous: bytes, record: str) -> bytes:
+    """HMAC-SHA256(audit key, label ‖ chain ‖ seq ‖ length of the previous MAC ‖ it ‖ record), 32 bytes (RFC 2104)."""
+    head = LABEL + chain.bytes + struct.pack(">QI", seq, len(previous)) + previous
+    return hmac.digest(key.reveal(), head + record.encode(), "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain; seq 0 and no MAC: an empty one."""
+
+    seq: int = 0
+    mac: bytes = START
+
+
+_ID_SEGMENT = re.compile(r"^(\d+|[0-9a-fA-F-]{16,}|(?=.*\d)[A-Za-z0-9_-]{12,})$")
+
+
+def path_template(path: str) -> str:
+    """A path with what looks like an id replaced by `{id}`, so that the log says which call, not which customer."""
+    return "/".join("{id}" if _ID_SEGMENT.match(segment) else segment for segment in path.split("/"))[:200]

@@ -1,0 +1,81 @@
+"""
+Reading the chains: page by page, as they grow, and to prove them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from company_agents.audit.verify import Verified, following, newest, verify_chain
+from company_agents.db.database import Database, Tx
+from company_agents.errors import NotFound, WrongUsage
+from company_agents.sensitive import Sensitive
+
+# Seconds between two looks for new events; a look is one read by primary key.
+FOLLOW_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class AuditEvents:
+    """The events of one company, or (None) of the instance. Who may see them is decided by the caller of this."""
+
+    db: Database
+    keys: Callable[[], Awaitable[dict[int, Sensitive]]]
+    instance_id: UUID
+
+    async def newest(
+        self, company_id: UUID | None, *, limit: int = 50, before: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest events, newest first; `before` is the number of the last one that was seen."""
+        if not 1 <= limit <= 1000:
+            raise WrongUsage(f"limit is {limit}; it may be 1 to 1000")
+        async with self.db.transaction(company_id) as tx:
+            return await newest(tx, company_id or self.instance_id, limit=limit, before=before)
+
+    async def after(self, company_id: UUID | None, seq: int) -> list[dict[str, Any]]:
+        """The events after one, oldest first, at most a thousand."""
+        async with self.db.transaction(company_id) as tx:
+            return [event async for event in following(tx, company_id or self.instance_id, seq)]
+
+    async def follow(self, company_id: UUID | None, *, seq: int) -> AsyncIterator[dict[str, Any]]:
+        """The events after one, and then every new one as it comes."""
+        while True:
+            events = await self.after(company_id, seq)
+            for event in events:
+                seq = event["seq"]
+                yield event
+            if not events:
+                await asyncio.sleep(FOLLOW_EVERY)
+
+    async def verify(self, company_id: UUID | None) -> Verified:
+        """Prove one chain from its first event."""
+        keys = await self.keys()
+        async with self.db.transaction(company_id) as tx:
+            return await verify_chain(tx, company_id or self.instance_id, keys)
+
+    async def verify_all(self) -> list[Verified]:
+        """Prove every chain of the instance, its own first. For the command line."""
+        keys = await self.keys()
+        async with self._instance() as tx:
+            chains = [self.instance_id, *(row["id"] for row in await tx.all("companies_all"))]
+            known = set(chains)
+            # A chain of no company is either left over or planted; it is shown, not passed over.
+            chains += [row["chain"] for row in await tx.all("audit_chains") if row["chain"] not in known]
+            return [await verify_chain(tx, chain, keys) for chain in chains]
+
+    async def company_exists(self, company_id: UUID) -> None:
+        """
+        Raises:
+            NotFound: there is no such company.
+        """
+        async with self.db.transaction(company_id) as tx:
+            if await tx.one("company_get", id=company_id) is None:
+                raise NotFound("this company does not exist", hint="`company-agents company list` shows them")
+
+    def _instance(self) -> AbstractAsyncContextManager[Tx]:
+        return self.db.instance_transaction()

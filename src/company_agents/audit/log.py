@@ -1,0 +1,202 @@
+"""
+Appending events. One committer per replica gathers what waits, links it and commits it together: calls
+share a disk write, and one company's calls do not queue behind one another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from company_agents.audit.chain import Head, canonical, link
+from company_agents.db.database import Database
+from company_agents.errors import CompanyAgentsError, Failed, Unavailable
+from company_agents.sensitive import Sensitive
+
+# An event that nobody waits for rides with the next that somebody does, or goes after this time (seconds).
+LINGER = 0.05
+# Repeated refusals become one event with a count; this is how long (seconds) they are gathered.
+FOLD_WINDOW = 30.0
+MOST_FOLDS = 10_000
+# More than this in one statement would hold the heads of many chains for long.
+MOST_IN_A_BATCH = 500
+MOST_ATTEMPTS = 20
+
+AuditKey = Callable[[], Awaitable[tuple[int, Sensitive]]]
+
+
+@dataclass(slots=True)
+class _Pending:
+    chain: UUID
+    record: str
+    waiter: asyncio.Future[None] | None
+
+
+@dataclass(slots=True)
+class _Fold:
+    chain: UUID
+    event: dict[str, Any]
+    since: float
+    count: int = 0
+
+
+@dataclass
+class AuditLog:
+    """
+    The audit log of one process. `key` gives the number and the value of the audit key.
+    """
+
+    db: Database
+    key: AuditKey
+    instance_id: UUID
+    _queue: list[_Pending] = field(default_factory=list)
+    _heads: dict[UUID, Head] = field(default_factory=dict)
+    _folds: dict[tuple[Any, ...], _Fold] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+    _closing: bool = False
+
+    def start(self) -> None:
+        """Start the committer."""
+        self._task = asyncio.create_task(self._run(), name="audit-committer")
+
+    async def close(self) -> None:
+        """Commit everything that waits, and stop."""
+        self._flush_folds(everything=True)
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def append(self, company_id: UUID | None, action: str, **facts: Any) -> None:
+        """
+        Append an event to the chain of a company, or (None) of the instance, and return when it is committed.
+
+        Raises:
+            Unavailable: it could not be written; what it was to precede must not happen.
+        """
+        if self._task is None or self._closing:
+            raise Unavailable("the audit log is closed")
+        waiter = asyncio.get_running_loop().create_future()
+        self._queue.append(_Pending(company_id or self.instance_id, self._record(action, facts), waiter))
+        self._wake.set()
+        await waiter
+
+    def note(self, company_id: UUID | None, action: str, **facts: Any) -> None:
+        """Append an event that nobody waits for. It is committed within a moment, and before a clean stop."""
+        self._queue.append(_Pending(company_id or self.instance_id, self._record(action, facts), None))
+
+    def refusal(self, company_id: UUID | None, action: str, **facts: Any) -> None:
+        """
+        Append a refusal. The first of its kind is written at once; those alike within half a minute become
+        one more event with their count, so that nobody fills the disk by being refused.
+        """
+        chain = company_id or self.instance_id
+        alike = (chain, action, *sorted((name, str(value)) for name, value in facts.items()))
+        fold = self._folds.get(alike)
+        if fold is not None:
+            fold.count += 1
+            return
+        if len(self._folds) >= MOST_FOLDS:
+            self._flush_folds(everything=True)
+        event = {"decision": "refused", **facts}
+        self._folds[alike] = _Fold(chain, {"action": action, **event}, time.monotonic())
+        self.note(company_id, action, **event)
+
+    def _record(self, action: str, facts: dict[str, Any]) -> str:
+        present = {name: value for name, value in facts.items() if value is not None}
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        return canonical({"at": at, "action": action, **{k: _plain(v) for k, v in present.items()}})
+
+    def _flush_folds(self, *, everything: bool) -> None:
+        now = time.monotonic()
+        for alike, fold in list(self._folds.items()):
+            if everything or now - fold.since >= FOLD_WINDOW:
+                del self._folds[alike]
+                if fold.count:
+                    facts = {**fold.event, "repeated": fold.count}
+                    self._queue.append(_Pending(fold.chain, self._record(facts.pop("action"), facts), None))
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LINGER)
+            self._wake.clear()
+            self._flush_folds(everything=False)
+            while self._queue:
+                batch, self._queue = self._queue[:MOST_IN_A_BATCH], self._queue[MOST_IN_A_BATCH:]
+                if not await self._commit(batch) and self._closing:
+                    return
+            if self._closing:
+                return
+
+    async def _commit(self, batch: list[_Pending]) -> bool:
+        try:
+            await self._link_and_write(batch)
+        except Exception as error:
+            self._heads.clear()
+            problem = error if isinstance(error, CompanyAgentsError) else Failed("the audit event could not be written")
+            for pending in batch:
+                if pending.waiter is not None and not pending.waiter.done():
+                    pending.waiter.set_exception(Unavailable(f"the audit log cannot be written: {problem.sentence}"))
+            # What nobody waits for is tried again with what comes next; what somebody waited for was refused.
+            kept = [pending for pending in batch if pending.waiter is None]
+            self._queue[:0] = kept[-MOST_FOLDS:]
+            if kept and not self._closing:
+                await asyncio.sleep(LINGER)
+            return False
+        for pending in batch:
+            if pending.waiter is not None and not pending.waiter.done():
+                pending.waiter.set_result(None)
+        return True
+
+    async def _link_and_write(self, batch: list[_Pending]) -> None:
+        number, key = await self.key()
+        by_chain: dict[UUID, list[str]] = {}
+        for pending in batch:
+            by_chain.setdefault(pending.chain, []).append(pending.record)
+        for _ in range(MOST_ATTEMPTS):
+            moved = await self._write(number, key, by_chain)
+            if not moved:
+                return
+            # Another replica wrote to these chains: link to their new ends, and only these again.
+            by_chain = {chain: records for chain, records in by_chain.items() if chain in moved}
+            self._heads.update(moved)
+        raise Unavailable("the audit log is too busy")
+
+    async def _write(self, number: int, key: Sensitive, by_chain: dict[UUID, list[str]]) -> dict[UUID, Head]:
+        chains = sorted(by_chain)
+        bases = [self._heads.get(chain, Head()) for chain in chains]
+        heads, rows = [], []
+        for chain, head in zip(chains, bases, strict=True):
+            for record in by_chain[chain]:
+                head = Head(head.seq + 1, link(key, chain, head.seq + 1, head.mac, record))
+                rows.append((chain, head.seq, record, number, head.mac))
+            heads.append(head)
+        columns = list(zip(*rows, strict=True))
+        found = await self.db.commit_events(
+            [
+                chains,
+                [base.seq for base in bases],
+                [base.mac for base in bases],
+                [head.seq for head in heads],
+                [head.mac for head in heads],
+                *[list(column) for column in columns],
+            ]
+        )
+        moved = {row["chain"]: Head(row["seq"], row["mac"]) for row in found}
+        self._heads.update({chain: head for chain, head in zip(chains, heads, strict=True) if chain not in moved})
+        return moved
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, (bool, int, str)) else str(value)

@@ -1,0 +1,79 @@
+"""
+Reading a chain back and proving it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from company_agents.audit.chain import START, link
+from company_agents.db.database import Tx
+from company_agents.sensitive import Sensitive
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a chain, at one event."""
+
+    chain: UUID
+    seq: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How many events of a chain were read, and what is wrong with it."""
+
+    chain: UUID
+    events: int
+    faults: tuple[Fault, ...]
+
+
+async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_faults: int = 20) -> Verified:
+    """
+    Follow a chain from its first event: one that was edited, deleted, reordered or inserted is named. What
+    cannot be seen here is a chain that was cut at its end together with its head: compare with a copy of
+    the head that was kept elsewhere.
+    """
+    faults: list[Fault] = []
+    seq, mac = 0, START
+    async for row in tx.stream("audit_chain", chain=chain):
+        expected = seq + 1
+        if row["seq"] != expected:
+            missing = f"event {expected}" if row["seq"] == expected + 1 else f"events {expected} to {row['seq'] - 1}"
+            faults.append(Fault(chain, expected, f"{missing} missing"))
+            # The link to what is missing cannot be checked: go on from what this event says of itself.
+        elif (key := keys.get(row["audit_key"])) is None:
+            faults.append(Fault(chain, row["seq"], "it names an audit key that does not exist"))
+        elif not hmac.compare_digest(link(key, chain, row["seq"], mac, row["record"]), row["mac"]):
+            faults.append(Fault(chain, row["seq"], "it is not what was written, or not in its place"))
+        seq, mac = row["seq"], row["mac"]
+        if len(faults) >= most_faults:
+            return Verified(chain, seq, tuple(faults))
+    head = await tx.one("audit_head", chain=chain)
+    if (head["seq"], head["mac"]) != (seq, mac) if head else seq > 0:
+        faults.append(
+            Fault(chain, seq + 1, "the chain does not end where its head says: events are missing at the end")
+        )
+    return Verified(chain, seq, tuple(faults))
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """An event for people and programs."""
+    return {"seq": row["seq"], **json.loads(row["record"])}
+
+
+async def newest(tx: Tx, chain: UUID, *, limit: int, before: int | None = None) -> list[dict[str, Any]]:
+    """The newest events of a chain, newest first."""
+    return [shown(row) for row in await tx.all("audit_newest", chain=chain, limit=limit, before=before)]
+
+
+async def following(tx: Tx, chain: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
+    """The events of a chain after one, oldest first."""
+    for row in await tx.all("audit_after", chain=chain, after=after):
+        yield shown(row)

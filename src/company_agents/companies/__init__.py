@@ -1,0 +1,3 @@
+"""
+Companies, and the scope in which their rows are reached.
+"""

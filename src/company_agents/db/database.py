@@ -1,0 +1,178 @@
+"""
+The pool, and transactions that see one scope.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from company_agents.db.logins import Login, Logins
+from company_agents.db.sql import statements
+from company_agents.errors import Busy, CompanyAgentsError, Conflict, Unavailable, WrongUsage
+
+Row = dict[str, Any]
+Connection = psycopg.AsyncConnection[Row]
+
+# What a waiting caller is told after: longer than any of our transactions, shorter than a client's patience.
+POOL_WAIT = 10.0
+
+
+class Tx:
+    """
+    A transaction whose rows are those of one scope. `company_id` is None in the scope of the instance.
+    """
+
+    def __init__(self, connection: Connection, company_id: UUID | None) -> None:
+        self._connection = connection
+        self.company_id = company_id
+
+    async def all(self, query: str, /, **params: Any) -> list[Row]:
+        """The rows of a named statement."""
+        with translated():
+            return await (await self._connection.execute(statements()[query], params)).fetchall()
+
+    async def one(self, query: str, /, **params: Any) -> Row | None:
+        """The first row of a named statement, or None."""
+        with translated():
+            return await (await self._connection.execute(statements()[query], params)).fetchone()
+
+    async def run(self, query: str, /, **params: Any) -> int:
+        """How many rows a named statement touched."""
+        with translated():
+            return (await self._connection.execute(statements()[query], params)).rowcount
+
+    async def stream(self, query: str, /, batch: int = 500, **params: Any) -> AsyncIterator[Row]:
+        """The rows of a named statement through a cursor on the server: memory does not grow with them."""
+        with translated():
+            async with self._connection.cursor("stream") as cursor:
+                await cursor.execute(statements()[query], params)
+                while rows := await cursor.fetchmany(batch):
+                    for row in rows:
+                        yield row
+
+
+class Database:
+    """
+    The connections of one process.
+
+    Raises of everything here:
+        Unavailable: the database does not answer.
+    """
+
+    def __init__(self, logins: Logins, *, pool_size: int) -> None:
+        self.logins = logins
+        self._pool = self._make_pool(pool_size)
+        # The audit committer has a connection of its own: callers that wait for it may hold all the others.
+        self._committer = self._make_pool(1)
+
+    def _make_pool(self, size: int) -> AsyncConnectionPool[Connection]:
+        return AsyncConnectionPool(
+            self.logins.serve.conninfo.reveal_text(),
+            connection_class=cast(type[Connection], psycopg.AsyncConnection),
+            kwargs={"autocommit": True, "row_factory": dict_row, "application_name": "company-agents"},
+            configure=self._configure,
+            min_size=1,
+            max_size=size,
+            timeout=POOL_WAIT,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Open the pools; their first connections are there when this returns."""
+        with translated():
+            await self._pool.open(wait=True, timeout=POOL_WAIT)
+            await self._committer.open(wait=True, timeout=POOL_WAIT)
+
+    async def close(self) -> None:
+        """Close the pools."""
+        await self._pool.close()
+        await self._committer.close()
+
+    async def _configure(self, connection: Connection) -> None:
+        await self.logins.serve.take_role(connection)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A serving connection in autocommit mode: it sees no company's rows."""
+        with translated():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    async def call(self, query: str, params: Sequence[Any], *, binary: bool = True) -> list[Row]:
+        """
+        One named statement, one round trip, its own transaction. For the functions of the schema that set
+        their scope themselves, on the paths that stand before every request.
+        """
+        async with self.connection() as connection:
+            cursor = await connection.execute(statements()[query], params, binary=binary)
+            return await cursor.fetchall()
+
+    async def commit_events(self, params: Sequence[Any]) -> list[Row]:
+        """The audit committer's statement, over the connection that is kept for it."""
+        with translated():
+            async with self._committer.connection() as connection:
+                return await (await connection.execute(statements()["audit_append"], params, binary=True)).fetchall()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, company_id: UUID | None) -> AsyncIterator[Tx]:
+        """A transaction that sees one company, or (None) the instance's own rows."""
+        async with self.connection() as connection, _scoped(connection, company_id):
+            yield Tx(connection, company_id)
+
+    @contextlib.asynccontextmanager
+    async def instance_transaction(self) -> AsyncIterator[Tx]:
+        """A transaction of the instance role, which sees every company. Never on the path of a request."""
+        async with await self.logins.instance.connect() as connection:
+            async with _scoped(connection, None):
+                yield Tx(connection, None)
+
+
+@contextlib.asynccontextmanager
+async def _scoped(connection: Connection, company_id: UUID | None) -> AsyncIterator[None]:
+    setting = (
+        "company_agents.instance = 'on'"
+        if company_id is None
+        else f"company_agents.company = '{UUID(str(company_id))}'"
+    )
+    # Two statements in one message: the scope costs no round trip of its own.
+    begin = f"BEGIN; SET LOCAL {setting}"
+    try:
+        await connection.execute(begin, prepare=False)
+        yield
+        await connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            await connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """What Postgres says, in the words of our errors. The cause stays for the log; it never holds a plain secret."""
+    try:
+        yield
+    except CompanyAgentsError:
+        raise
+    except psycopg.errors.UniqueViolation as error:
+        raise Conflict("there is one of this name already", hint="choose another name", code="duplicate") from error
+    except (
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.DeadlockDetected,
+    ) as error:
+        raise Busy("the database is busy with a change", hint="try again") from error
+    except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
+        raise WrongUsage("a value is too long, or has characters that cannot be stored") from error
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise Conflict("it refers to something that does not exist, or that is still in use") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+        raise Unavailable(
+            "the database does not answer", hint="try again in a moment; `company-agents doctor` looks"
+        ) from error

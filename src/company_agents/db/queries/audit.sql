@@ -1,0 +1,19 @@
+-- name: audit_append
+SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s::bytea[], %s::bigint[], %s::bytea[],
+                           %s::uuid[], %s::bigint[], %s::text[], %s::int[], %s::bytea[]);
+
+-- name: audit_chain
+SELECT seq, record, audit_key, mac FROM audit_events WHERE chain = %(chain)s ORDER BY seq;
+
+-- name: audit_head
+SELECT seq, mac FROM audit_heads WHERE chain = %(chain)s;
+
+-- name: audit_newest
+SELECT seq, record FROM audit_events
+WHERE chain = %(chain)s AND (%(before)s::bigint IS NULL OR seq < %(before)s) ORDER BY seq DESC LIMIT %(limit)s;
+
+-- name: audit_after
+SELECT seq, record FROM audit_events WHERE chain = %(chain)s AND seq > %(after)s ORDER BY seq LIMIT 1000;
+
+-- name: audit_chains
+SELECT DISTINCT chain FROM audit_events ORDER BY chain;

@@ -1,0 +1,3 @@
+"""
+Who is calling, in whose name, and whether they may.
+"""

@@ -1,0 +1,116 @@
+"""
+Which token is this, is it good, and for whom. Asked on every call; nothing is cached, so that a rotation, a
+pause or a retirement counts at once on every replica.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import CompanyScope
+from company_agents.db.database import Database
+from company_agents.errors import CompanyAgentsError, NotFound, Unauthenticated, Unavailable
+from company_agents.identity.permissions import Kind, Role, lower_role
+from company_agents.identity.principal import Caller, Principal, Via
+from company_agents.identity.tokens import read_agent_token, read_operator_token
+from company_agents.secret_store.store import SecretStore
+from company_agents.sensitive import Sensitive
+
+
+@dataclass(frozen=True)
+class Identity:
+    """
+    Verifies tokens. Every refusal reads alike; its reason goes to the audit log.
+    """
+
+    db: Database
+    store: SecretStore
+    audit: AuditLog
+
+    async def agent(self, token: str) -> Caller:
+        """
+        The agent of a token, in its company.
+
+        Raises:
+            Unauthenticated: not a token of ours, or bad, rotated, or of a paused or retired agent.
+        """
+        claim = read_agent_token(token)
+        if claim is None:
+            raise self._refused("malformed")
+        found = await self.db.call("agent_token_lookup", (claim.company_id, claim.agent_id))
+        if not found:
+            raise self._refused("unknown")
+        row = found[0]
+        if Sensitive(token) != await self._stored(row):
+            raise self._refused("rotated or forged", agent=claim.agent_id)
+        if row["agent_state"] != "active":
+            raise self._refused(row["agent_state"], agent=claim.agent_id)
+        self.store.used(claim.company_id, row["id"])
+        principal = Principal(Kind.AGENT, row["agent_name"], Via.TOKEN, claim.agent_id, claim.company_id)
+        return Caller(principal, CompanyScope(claim.company_id, self.db))
+
+    async def operator(self, token: str) -> Principal:
+        """
+        The operator of a token.
+
+        Raises:
+            Unauthenticated: not a token of ours, or bad, revoked, expired, or of a disabled operator.
+        """
+        claim = read_operator_token(token)
+        if claim is None:
+            raise self._refused("malformed")
+        found = await self.db.call("operator_token_lookup", (claim.token_id,))
+        if not found or Sensitive(token) != await self._stored(found[0]):
+            raise self._refused("unknown, revoked or expired")
+        row = found[0]
+        self.store.used(None, row["id"])
+        ceiling = Role(row["token_role"])
+        role = lower_role(ceiling, Role.OWNER if row["instance_owner"] else Role.VIEWER)
+        return Principal(Kind.OPERATOR, row["operator_name"], Via.TOKEN, row["operator_id"], None, role, ceiling)
+
+    async def bearer(self, token: str) -> Caller | Principal:
+        """
+        An agent, in its company, or an operator. The prefix decides which, and a bad token of one kind is
+        never tried as another.
+
+        Raises:
+            Unauthenticated: see `agent` and `operator`.
+        """
+        return await (self.operator(token) if token.startswith("ca_op_") else self.agent(token))
+
+    async def in_company(self, principal: Principal, company_id: UUID) -> Caller:
+        """
+        An operator, in the name of a company.
+
+        Raises:
+            NotFound: the company does not exist, or the operator is not a member of it.
+        """
+        found = await self.db.call("operator_role_lookup", (principal.id, company_id))
+        unknown = NotFound("this company does not exist", hint="`company-agents company list` shows them")
+        if not found:
+            raise unknown
+        scope = CompanyScope(company_id, self.db)
+        if principal.kind is Kind.LOCAL:
+            return Caller(principal, scope)
+        role = found[0]["role"]
+        if principal.kind is not Kind.OPERATOR or principal.ceiling is None or role is None:
+            raise unknown
+        return Caller(principal, scope, lower_role(principal.ceiling, Role(role)))
+
+    async def _stored(self, row: dict[str, object]) -> Sensitive:
+        try:
+            return await self.store.open_row(row)
+        except Unavailable:
+            raise
+        except CompanyAgentsError as error:
+            # An altered row is a bad token to its caller; the log knows better.
+            raise self._refused("does not open") from error
+
+    def _refused(self, reason: str, *, agent: UUID | None = None) -> Unauthenticated:
+        self.audit.refusal(None, "token.refused", reason=reason, agent=agent)
+        return Unauthenticated(
+            "this token is not good",
+            hint="it may have been rotated, or its agent paused; an operator can issue a new one",
+        )

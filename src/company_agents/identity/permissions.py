@@ -1,0 +1,111 @@
+"""
+The table of permissions: permission × kind of principal. What is not in it is refused.
+
+`docs/security/permissions.md` is checked against this table.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kinds of principals. LOCAL is whoever works on the instance home with the command line."""
+
+    AGENT = "agent"
+    RUN = "run"
+    OPERATOR = "operator"
+    LOCAL = "local"
+
+
+class Role(StrEnum):
+    """What an operator is in a company."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    OWNER = "owner"
+
+
+RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.OWNER: 2}
+
+
+def lower_role(one: Role, other: Role) -> Role:
+    """The lower of two roles."""
+    return min(one, other, key=RANK.__getitem__)
+
+
+class Permission(StrEnum):
+    """`scope:resource:action`."""
+
+    COMPANY_LIST = "instance:company:list"
+    COMPANY_CREATE = "instance:company:create"
+    OPERATOR_MANAGE = "instance:operator:manage"
+    INSTANCE_AUDIT = "instance:audit:read"
+
+    COMPANY_READ = "company:company:read"
+    MEMBER_MANAGE = "company:member:manage"
+    AGENT_READ = "company:agent:read"
+    AGENT_MANAGE = "company:agent:manage"
+    AGENT_TOKEN = "company:agent:rotate-token"
+    INTEGRATION_READ = "company:integration:read"
+    INTEGRATION_CONNECT = "company:integration:connect"
+    INTEGRATION_ALLOW = "company:integration:allow"
+    INTEGRATION_ROTATE = "company:integration:rotate"
+    INTEGRATION_DELETE = "company:integration:delete"
+    INTEGRATION_CHECK = "company:integration:check"
+    INTEGRATION_USE = "company:integration:use"
+    TASK_READ = "company:task:read"
+    TASK_WRITE = "company:task:write"
+    MEMORY = "agent:memory:own"
+    AUDIT_READ = "company:audit:read"
+
+
+Who = frozenset[Kind | Role]
+
+_AGENT: Who = frozenset({Kind.AGENT, Kind.RUN})
+_VIEWER: Who = frozenset({Kind.LOCAL, Role.VIEWER, Role.OPERATOR, Role.OWNER})
+_OPERATOR: Who = frozenset({Kind.LOCAL, Role.OPERATOR, Role.OWNER})
+_OWNER: Who = frozenset({Kind.LOCAL, Role.OWNER})
+
+TABLE: dict[Permission, Who] = {
+    Permission.COMPANY_LIST: _VIEWER,
+    Permission.COMPANY_CREATE: _OWNER,
+    Permission.OPERATOR_MANAGE: _OWNER,
+    Permission.INSTANCE_AUDIT: _OWNER,
+    Permission.COMPANY_READ: _VIEWER | _AGENT,
+    Permission.MEMBER_MANAGE: _OWNER,
+    Permission.AGENT_READ: _VIEWER,
+    Permission.AGENT_MANAGE: _OPERATOR,
+    Permission.AGENT_TOKEN: _OPERATOR,
+    Permission.INTEGRATION_READ: _VIEWER | _AGENT,
+    Permission.INTEGRATION_CONNECT: _OPERATOR,
+    Permission.INTEGRATION_ALLOW: _OPERATOR,
+    Permission.INTEGRATION_ROTATE: _OPERATOR,
+    Permission.INTEGRATION_DELETE: _OPERATOR,
+    Permission.INTEGRATION_CHECK: _OPERATOR,
+    # Only who works for the company uses its credentials; an operator manages them and never sends with them.
+    Permission.INTEGRATION_USE: _AGENT,
+    Permission.TASK_READ: _VIEWER | _AGENT,
+    Permission.TASK_WRITE: _OPERATOR | _AGENT,
+    Permission.MEMORY: _AGENT,
+    Permission.AUDIT_READ: _VIEWER,
+}
+
+# Asked of a person with their password, again, within the last minutes: these widen what somebody may do.
+DANGEROUS = frozenset(
+    {
+        Permission.INTEGRATION_CONNECT,
+        Permission.INTEGRATION_ALLOW,
+        Permission.INTEGRATION_ROTATE,
+        Permission.INTEGRATION_DELETE,
+        Permission.AGENT_TOKEN,
+        Permission.OPERATOR_MANAGE,
+        Permission.MEMBER_MANAGE,
+    }
+)
+
+
+def allowed(permission: Permission, kind: Kind, role: Role | None) -> bool:
+    """Whether the table says yes: an operator by their role, everybody else by their kind."""
+    who: Kind | Role | None = role if kind is Kind.OPERATOR else kind
+    return who in TABLE.get(permission, frozenset())

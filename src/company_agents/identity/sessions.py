@@ -1,0 +1,160 @@
+"""
+Signing in, and the sessions that come of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import InstanceScope
+from company_agents.db.database import Database
+from company_agents.errors import NotFound, TooMany, Unauthenticated
+from company_agents.identity.operators import Operators, hashed
+from company_agents.identity.passwords import password_matches, totp_step
+from company_agents.identity.permissions import Kind, Role
+from company_agents.identity.principal import Principal, Via
+from company_agents.secret_store.store import SecretStore
+from company_agents.sensitive import Sensitive
+
+SESSION_HOURS = 12
+IDLE_MINUTES = 60
+# How long a password that was asked for again counts.
+CONFIRMED_MINUTES = 10
+# Failures that are free; from then on each doubles the wait, up to the longest (seconds).
+FREE_FAILURES = 5
+LONGEST_WAIT = 900
+# An account that is attacked from everywhere is not closed to its owner for longer than this.
+LONGEST_WAIT_FOR_ALL = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One signed-in browser."""
+
+    id: UUID
+    operator_id: UUID
+    created_at: datetime
+    seen_at: datetime
+    ends_at: datetime
+    confirmed_at: datetime
+    address: str
+    browser: str
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the password was given within the last ten minutes."""
+        return datetime.now(UTC) - self.confirmed_at < timedelta(minutes=CONFIRMED_MINUTES)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Sign-in by password and code, and what is signed in."""
+
+    db: Database
+    store: SecretStore
+    audit: AuditLog
+    operators: Operators
+
+    async def sign_in(self, name: str, password: str, code: str, *, address: str, browser: str) -> Sensitive:
+        """
+        Open a session; its token goes into a cookie.
+
+        Raises:
+            Unauthenticated: name, password or code is wrong; which one is not said.
+            TooMany: after several failures, for a while.
+        """
+        await self._check(name, password, code, address=address)
+        async with self.db.transaction(None) as tx:
+            row = await tx.one("operator_by_name", name=name)
+        assert row is not None
+        return await self.open(row["id"], address=address, browser=browser)
+
+    async def open(self, operator_id: UUID, *, address: str, browser: str) -> Sensitive:
+        """A session for somebody who has just proved who they are."""
+        token = Sensitive(secrets.token_urlsafe(32))
+        async with self.db.transaction(None) as tx:
+            await tx.run("sessions_sweep")
+            await tx.run(
+                "session_insert",
+                id=uuid4(),
+                operator_id=operator_id,
+                token_hash=hashed(token.reveal_text()),
+                hours=SESSION_HOURS,
+                address=address,
+                browser=browser[:200],
+            )
+            await self.audit.append(None, "operator.signed_in", actor=f"operator:{operator_id}", address=address)
+        return token
+
+    async def current(self, token: str) -> tuple[Principal, Session] | None:
+        """Who a cookie stands for, or None: signed out, expired, idle for an hour, or the operator is disabled."""
+        async with self.db.transaction(None) as tx:
+            row = await tx.one("session_current", token_hash=hashed(token), idle_minutes=IDLE_MINUTES)
+        if row is None:
+            return None
+        name, instance_owner = row.pop("operator_name"), row.pop("instance_owner")
+        role = Role.OWNER if instance_owner else Role.VIEWER
+        principal = Principal(Kind.OPERATOR, name, Via.SESSION, row["operator_id"], None, role, Role.OWNER)
+        return principal, Session(**row)
+
+    async def confirm(self, session: Session, name: str, password: str) -> None:
+        """
+        The password again, before a dangerous act.
+
+        Raises:
+            Unauthenticated, TooMany: as for signing in.
+        """
+        await self._check(name, password, None, address=session.address)
+        async with self.db.transaction(None) as tx:
+            await tx.run("session_confirm", id=session.id)
+
+    async def list(self, principal: Principal) -> list[Session]:
+        """A person's open sessions."""
+        async with InstanceScope(self.db).transaction() as tx:
+            return [Session(**row) for row in await tx.all("session_list", operator_id=principal.id)]
+
+    async def end(self, principal: Principal, session_id: UUID) -> None:
+        """
+        Raises:
+            NotFound: it is not there, or not this person's.
+        """
+        async with self.db.transaction(None) as tx:
+            if not await tx.run("session_end", id=session_id, operator_id=principal.id):
+                raise NotFound("this session does not exist")
+            await self.audit.append(None, "operator.session_ended", actor=principal.label, session=session_id)
+
+    async def _check(self, name: str, password: str, code: str | None, *, address: str) -> None:
+        """Password, and code unless None; failures are counted for the account, and for it from this address."""
+        account = f"account:{name.lower()[:100]}"
+        watched = {f"{account}|{address}": LONGEST_WAIT, account: LONGEST_WAIT_FOR_ALL}
+        async with self.db.transaction(None) as tx:
+            blocked = await tx.one("failures_blocked", who=list(watched))
+            if blocked is None or blocked["seconds"] is None:
+                # Charged before it is tried, so that many at once are as slow as one after the other.
+                for who, longest in watched.items():
+                    await tx.run("failure_count", who=who, free=FREE_FAILURES, longest=longest)
+            row = await tx.one("operator_by_name", name=name)
+        if blocked is not None and blocked["seconds"] is not None:
+            raise TooMany("too many failed attempts", retry_after=int(blocked["seconds"]) + 1)
+        good = await password_matches(row["password_hash"] if row else None, password)
+        if good and row is not None and code is not None:
+            good = await self._take_code(row["id"], code, row["totp_step"])
+        if good:
+            async with self.db.transaction(None) as tx:
+                await tx.run("failures_forget", who=list(watched))
+        if not good:
+            self.audit.refusal(None, "operator.sign_in_refused", name=name[:100], address=address)
+            raise Unauthenticated("name, password or code is not right")
+
+    async def _take_code(self, operator_id: UUID, code: str, last: int) -> bool:
+        secret = await self.store.open_own(InstanceScope(self.db), f"operator_totp/{operator_id}")
+        step = totp_step(secret, code, last) if secret else None
+        if step is None:
+            return False
+        async with self.db.transaction(None) as tx:
+            # Compare and set: of two that bring the same code at once, one gets in.
+            return await tx.run("operator_totp_take", id=operator_id, step=step) == 1

@@ -1,0 +1,3 @@
+"""
+A company's connections to providers.
+"""

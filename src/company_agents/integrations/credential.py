@@ -1,0 +1,94 @@
+"""
+What is sealed for an integration: the token together with where it may go. docs/spec/sealing.md has the format.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from company_agents.errors import Failed, WrongUsage
+from company_agents.integrations.provider import Provider
+from company_agents.outgoing.destination import Destination, Placement
+from company_agents.sensitive import Sensitive
+
+FORMAT = 1
+# Shorter ones could not be told from ordinary text when replies and logs are searched for them.
+LEAST_TOKEN = 8
+MOST_TOKEN = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An API token and its destination. Whoever can write to the database cannot part them."""
+
+    destination: Destination
+    token: Sensitive
+
+    def sealed_form(self) -> Sensitive:
+        """The value that goes to the secret store: JSON, UTF-8."""
+        return Sensitive(
+            json.dumps(
+                {
+                    "format": FORMAT,
+                    "destination": json.loads(self.destination.to_json()),
+                    "token": self.token.reveal_text(),
+                },
+                sort_keys=True,
+                separators=(",", ":"),
+            )
+        )
+
+    @classmethod
+    def opened(cls, value: Sensitive) -> Credential:
+        """
+        Raises:
+            Failed: a format that this version does not know.
+        """
+        found = json.loads(value.reveal())
+        if found.get("format") != FORMAT:
+            raise Failed("this credential was sealed in a format that is not known", hint="start a newer version")
+        return cls(Destination.from_json(json.dumps(found["destination"])), Sensitive(found["token"]))
+
+
+def check_token(token: Sensitive) -> Sensitive:
+    """
+    A pasted token, without the line end that came with it.
+
+    Raises:
+        WrongUsage: too short, too long, or with characters that no header carries.
+    """
+    try:
+        text = token.reveal_text().strip()
+    except UnicodeDecodeError:
+        text = "\n"
+    if not text.isascii() or not text.isprintable():
+        raise WrongUsage("this token has characters that no token has", hint="copy it again, in one line")
+    if not LEAST_TOKEN <= len(text) <= MOST_TOKEN:
+        raise WrongUsage(
+            f"a token has {LEAST_TOKEN} to {MOST_TOKEN} characters, this has {len(text)}",
+            hint="a shorter one could not be recognised in replies and logs",
+        )
+    return Sensitive(text)
+
+
+def destination_for(
+    provider: Provider, base_url: str | None, *, allow_private: bool, header: str | None
+) -> Destination:
+    """
+    Where the credential may go: the provider's host, or the operator's own in its place.
+
+    Raises:
+        WrongUsage: an address or a header that will not do, or none where the provider has none.
+    """
+    url = base_url or provider.base_url
+    if url is None:
+        raise WrongUsage(f"{provider.title} has no address of its own", hint="give --base-url https://host")
+    if header is not None and provider.base_url is not None:
+        raise WrongUsage(f"where the credential goes is known for {provider.title}", hint="leave --header away")
+    place = provider.credential
+    if header is not None:
+        placement = Placement.header(header, "Bearer {token}" if header.lower() == "authorization" else "{token}")
+    else:
+        placement = Placement(place.kind, place.name, place.template)
+    return Destination.at(url, placement, allow_private=allow_private)

@@ -1,0 +1,334 @@
+"""
+Connect, look at, allow, rotate, check, delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import CompanyScope
+from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed
+from company_agents.identity.directory import good_name
+from company_agents.identity.paging import Page, cursor_params, page
+from company_agents.identity.permissions import Kind, Permission
+from company_agents.identity.principal import Caller
+from company_agents.integrations.credential import Credential, check_token, destination_for
+from company_agents.integrations.probe import Proof, probe
+from company_agents.integrations.provider import Provider, Providers
+from company_agents.outgoing.client import Outgoing
+from company_agents.secret_store.store import SecretStore
+from company_agents.sensitive import Sensitive
+
+CONNECTED = "connected"
+NEEDS_ATTENTION = "needs attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """A company's connection to a provider: everything but the credential's value."""
+
+    id: UUID
+    company_id: UUID
+    provider: str
+    name: str
+    destination: str
+    status: str
+    status_reason: str
+    status_since: datetime
+    scopes: list[str]
+    allow_all: bool
+    agents: list[UUID]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Integrations:
+    """The integrations of a caller's company."""
+
+    store: SecretStore
+    audit: AuditLog
+    outgoing: Outgoing
+    providers: Providers
+
+    async def list(self, caller: Caller, after: str | None = None, limit: int = 50) -> Page[Integration]:
+        """The integrations, oldest first; for an agent, those that it may use."""
+        caller.require(Permission.INTEGRATION_READ)
+        params = cursor_params(after, limit)
+        async with caller.scope.transaction() as tx:
+            rows = await tx.all("integration_list", agent_id=_agent_of(caller), **params)
+        return page([Integration(**row) for row in rows], limit)
+
+    async def get(self, caller: Caller, integration_id: UUID) -> Integration:
+        """
+        Raises:
+            NotFound: no such integration in this company, or not for this agent.
+        """
+        caller.require(Permission.INTEGRATION_READ)
+        async with caller.scope.transaction() as tx:
+            row = await tx.one("integration_get", id=integration_id, agent_id=_agent_of(caller))
+        if row is None:
+            raise unknown_integration()
+        return Integration(**row)
+
+    async def connect(
+        self,
+        caller: Caller,
+        provider_name: str,
+        token: Sensitive,
+        *,
+        name: str | None = None,
+        base_url: str | None = None,
+        allow_private_network: bool = False,
+        header: str | None = None,
+        allow: Sequence[UUID] = (),
+        allow_all: bool = False,
+    ) -> Integration:
+        """
+        Connect by API token. The token is tried at the provider first, then sealed with its destination.
+
+        Raises:
+            NotFound: no such provider, or no such agent to allow.
+            WrongUsage: token, address or header will not do.
+            ProbeFailed: the provider did not accept the token.
+            Conflict: there is one of this name.
+        """
+        caller.require(Permission.INTEGRATION_CONNECT)
+        provider = self.providers.get(provider_name)
+        name = good_name(name or provider.name, "an integration")
+        destination = destination_for(provider, base_url, allow_private=allow_private_network, header=header)
+        credential = Credential(destination, check_token(token))
+        integration_id = uuid4()
+        # Before the probe: a name that is taken is not worth a call.
+        await self._check_free(caller.scope, name, allow)
+        proof = await self._probed(caller, provider, credential, integration_id, version=1)
+        async with caller.scope.transaction() as tx:
+            await tx.run(
+                "integration_insert",
+                id=integration_id,
+                company_id=caller.scope.company_id,
+                provider=provider.name,
+                name=name,
+                destination=destination.origin,
+                scopes=list(proof.scopes),
+                allow_all=allow_all,
+            )
+            secret = await self.store.put(tx, secret_name(integration_id, 1), credential.sealed_form())
+            await tx.run(
+                "version_insert",
+                company_id=caller.scope.company_id,
+                integration_id=integration_id,
+                version=1,
+                secret_id=secret,
+            )
+            for agent_id in dict.fromkeys(allow):
+                await tx.run(
+                    "integration_allow",
+                    company_id=caller.scope.company_id,
+                    integration_id=integration_id,
+                    agent_id=agent_id,
+                )
+            await self._record(
+                caller,
+                "integration.connected",
+                integration_id,
+                provider=provider.name,
+                host=destination.host,
+                allowed="all" if allow_all else [*allow],
+            )
+        return await self.get(caller, integration_id)
+
+    async def rotate(self, caller: Caller, integration_id: UUID, token: Sensitive) -> Integration:
+        """
+        Replace the credential by a new token for the same destination. It is tried first; if the provider does not
+        accept it, the old one stays.
+
+        Raises:
+            NotFound, WrongUsage, ProbeFailed: as for `connect`.
+        """
+        caller.require(Permission.INTEGRATION_ROTATE)
+        token = check_token(token)
+        integration = await self.get(caller, integration_id)
+        provider = self.providers.get(integration.provider)
+        version = integration.version + 1
+        # The destination is taken from the sealed credential, never from the row beside it.
+        credential = Credential((await self._opened(caller, integration, "rotate")).destination, token)
+        proof = await self._probed(caller, provider, credential, integration_id, version=version)
+        async with caller.scope.transaction() as tx:
+            locked = await tx.one("integration_lock", id=integration_id)
+            if locked is None:
+                raise unknown_integration()
+            if locked["version"] != integration.version:
+                raise Conflict("somebody else rotated it just now", hint="look at it again")
+            secret = await self.store.put(tx, secret_name(integration_id, version), credential.sealed_form())
+            # No run holds the old version, so it goes at once.
+            await tx.run("version_retire", integration_id=integration_id, version=integration.version)
+            await self.store.delete(tx, locked["secret_id"])
+            await tx.run(
+                "version_insert",
+                company_id=caller.scope.company_id,
+                integration_id=integration_id,
+                version=version,
+                secret_id=secret,
+            )
+            await tx.run(
+                "integration_status",
+                id=integration_id,
+                status=CONNECTED,
+                reason="",
+                scopes=list(proof.scopes) or None,
+            )
+            await self._record(caller, "integration.rotated", integration_id, version=version)
+        return await self.get(caller, integration_id)
+
+    async def allow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:
+        """
+        Let an agent use an integration.
+
+        Raises:
+            NotFound: no such integration or agent in this company.
+        """
+        caller.require(Permission.INTEGRATION_ALLOW)
+        await self.get(caller, integration_id)
+        async with caller.scope.transaction() as tx:
+            if await tx.one("agent_get", id=agent_id) is None:
+                raise NotFound("this agent does not exist", hint="`company-agents agent list --company ID` shows them")
+            await tx.run(
+                "integration_allow",
+                company_id=caller.scope.company_id,
+                integration_id=integration_id,
+                agent_id=agent_id,
+            )
+            await self._record(caller, "integration.allowed", integration_id, agent=agent_id)
+        return await self.get(caller, integration_id)
+
+    async def disallow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:
+        """
+        No longer let an agent use an integration; counts at its next call.
+
+        Raises:
+            NotFound: no such integration.
+            Conflict: everybody may use it, so this agent would go on.
+        """
+        caller.require(Permission.INTEGRATION_ALLOW)
+        integration = await self.get(caller, integration_id)
+        if integration.allow_all:
+            raise Conflict("all agents may use this integration", hint="turn that off first")
+        async with caller.scope.transaction() as tx:
+            if await tx.run("integration_disallow", integration_id=integration_id, agent_id=agent_id):
+                await self._record(caller, "integration.disallowed", integration_id, agent=agent_id)
+        return await self.get(caller, integration_id)
+
+    async def allow_all(self, caller: Caller, integration_id: UUID, on: bool) -> Integration:
+        """Let every agent of the company use an integration, or only those that are named."""
+        caller.require(Permission.INTEGRATION_ALLOW)
+        await self.get(caller, integration_id)
+        async with caller.scope.transaction() as tx:
+            await tx.run("integration_allow_all", id=integration_id, on=on)
+            action = "integration.allowed" if on else "integration.disallowed"
+            await self._record(caller, action, integration_id, agent="all")
+        return await self.get(caller, integration_id)
+
+    async def check(self, caller: Caller, integration_id: UUID) -> Integration:
+        """Try the credential at the provider now; the status says how it went."""
+        caller.require(Permission.INTEGRATION_CHECK)
+        integration = await self.get(caller, integration_id)
+        provider = self.providers.get(integration.provider)
+        try:
+            credential = await self._opened(caller, integration, "check")
+            proof = await probe(self.outgoing, provider, credential)
+        except ProbeFailed as error:
+            await self.set_status(caller.scope, integration_id, NEEDS_ATTENTION, error.sentence)
+        else:
+            await self.set_status(caller.scope, integration_id, CONNECTED, "", scopes=list(proof.scopes) or None)
+        return await self.get(caller, integration_id)
+
+    async def delete(self, caller: Caller, integration_id: UUID) -> None:
+        """
+        Delete an integration with its credential; counts at the next call of every agent.
+
+        Raises:
+            NotFound: no such integration.
+        """
+        caller.require(Permission.INTEGRATION_DELETE)
+        async with caller.scope.transaction() as tx:
+            locked = await tx.one("integration_lock", id=integration_id)
+            if locked is None:
+                raise unknown_integration()
+            secrets = await tx.all("integration_secrets", id=integration_id)
+            await tx.run("integration_delete", id=integration_id)
+            for row in secrets:
+                await self.store.delete(tx, row["secret_id"])
+            await self._record(caller, "integration.deleted", integration_id, name=locked["name"])
+
+    async def set_status(
+        self, scope: CompanyScope, integration_id: UUID, status: str, reason: str, scopes: Sequence[str] | None = None
+    ) -> None:
+        """Write the status; `status_since` moves only when it changes."""
+        async with scope.transaction() as tx:
+            await tx.run(
+                "integration_status",
+                id=integration_id,
+                status=status,
+                reason=reason,
+                scopes=[*scopes] if scopes else None,
+            )
+
+    async def _check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
+        async with scope.transaction() as tx:
+            if await tx.one("integration_named", name=name) is not None:
+                raise Conflict(f"there is an integration {name} already", hint="give another --name", code="duplicate")
+            for agent_id in allow:
+                if await tx.one("agent_get", id=agent_id) is None:
+                    raise NotFound(f"the agent {agent_id} does not exist in this company")
+
+    async def _probed(
+        self, caller: Caller, provider: Provider, credential: Credential, integration_id: UUID, *, version: int
+    ) -> Proof:
+        facts: dict[str, Any] = {
+            "provider": provider.name,
+            "host": credential.destination.host,
+            "version": version,
+        }
+        await self._record(caller, "integration.probe", integration_id, **facts)
+        try:
+            return await probe(self.outgoing, provider, credential)
+        except CompanyAgentsError as error:
+            await self._record(caller, "integration.probe_failed", integration_id, error=error.reason, **facts)
+            raise
+
+    async def _opened(self, caller: Caller, integration: Integration, purpose: str) -> Credential:
+        async with caller.scope.transaction() as tx:
+            locked = await tx.one("integration_lock", id=integration.id)
+        if locked is None:
+            raise unknown_integration()
+        facts = {"integration": integration.id, "version": locked["version"], "purpose": purpose}
+        async with self.store.use(caller.scope, locked["secret_id"], actor=caller.label, **facts) as use:
+            use.ended("opened")
+            return Credential.opened(use.secret)
+
+    async def _record(self, caller: Caller, action: str, integration_id: UUID, **facts: Any) -> None:
+        await self.audit.append(
+            caller.scope.company_id, action, actor=caller.label, integration=integration_id, **facts
+        )
+
+
+def secret_name(integration_id: UUID, version: int) -> str:
+    """What a credential version's secret is called: indexed by the integration's id."""
+    return f"integration/{integration_id}/{version}"
+
+
+def unknown_integration() -> NotFound:
+    """The same for one that does not exist, is another company's, or is not for this agent."""
+    return NotFound("this integration does not exist", hint="`company-agents integration list --company ID` shows them")
+
+
+def _agent_of(caller: Caller) -> UUID | None:
+    return caller.principal.id if caller.principal.kind in (Kind.AGENT, Kind.RUN) else None

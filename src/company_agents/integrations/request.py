@@ -1,0 +1,193 @@
+"""
+An agent's request to a provider: found, allowed, recorded, opened, sent, searched.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from company_agents.audit.chain import path_template
+from company_agents.audit.log import AuditLog
+from company_agents.errors import CompanyAgentsError, Tampered, WrongUsage
+from company_agents.identity.permissions import Permission
+from company_agents.identity.principal import Caller
+from company_agents.integrations.credential import Credential
+from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION, Integrations, unknown_integration
+from company_agents.integrations.probe import refusal
+from company_agents.integrations.provider import Provider
+from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
+from company_agents.secret_store.store import SecretStore
+
+Query = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the provider answered: parsed JSON, else text, else `{"base64": …}`."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Calls in the name of a company, by its agents."""
+
+    store: SecretStore
+    audit: AuditLog
+    outgoing: Outgoing
+    integrations: Integrations
+
+    async def request(
+        self,
+        caller: Caller,
+        integration: str,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> Reply:
+        """
+        Make one call with an integration's credential.
+
+        Args:
+            integration: its id or its name.
+            path: the absolute path on the provider's host, percent-encoded.
+            body: an object or a list (sent as JSON), a string, or nothing.
+
+        Raises:
+            NotFound: no such integration, or not for this agent; both read alike.
+            Refused: the call may not go there, or its reply may not come back.
+            Unavailable: the provider, or our own record, cannot be reached.
+            WrongUsage: method, path, query, headers or body will not do.
+        """
+        caller.require(Permission.INTEGRATION_USE)
+        # Decided before anything is opened: a request that cannot be made is no use of a credential.
+        outgoing_headers, content = _encoded(headers or {}, body)
+        encoded_query = _query(query or {})
+        found = await self._find(caller, integration)
+        provider = self.integrations.providers.get(found["provider"])
+        request = OutgoingRequest(method.upper(), path, encoded_query, _defaulted(outgoing_headers, provider), content)
+        facts = {
+            "actor": caller.label,
+            "integration": found["id"],
+            "version": found["version"],
+            "host": found["destination"],
+            "method": request.method[:20],
+            "path": path_template(path),
+            "decision": "allowed",
+        }
+        try:
+            async with self.store.use(caller.scope, found["secret_id"], **facts) as use:
+                credential = Credential.opened(use.secret)
+                reply = await self.outgoing.call(request, credential.destination, credential.token)
+                removed = reply.removed or None
+                use.ended("replied", status=reply.status, removed=removed, host=credential.destination.origin)
+        except Tampered:
+            await self.integrations.set_status(
+                caller.scope, found["id"], NEEDS_ATTENTION, "the stored credential was altered: connect it again"
+            )
+            raise
+        await self._judge(caller, provider, found, reply)
+        return _shown(reply)
+
+    async def _find(self, caller: Caller, integration: str) -> dict[str, Any]:
+        try:
+            by: dict[str, Any] = {"id": UUID(integration), "name": None}
+        except ValueError:
+            by = {"id": None, "name": integration}
+        agent_id = caller.agent_id()
+        async with caller.scope.transaction() as tx:
+            row = await tx.one("integration_for_use", agent_id=agent_id, **by)
+        if row is None:
+            self.audit.refusal(
+                caller.scope.company_id,
+                "integration.refused",
+                actor=caller.label,
+                integration=integration[:100],
+                reason="unknown or not allowed",
+            )
+            raise unknown_integration()
+        return row
+
+    async def _judge(self, caller: Caller, provider: Provider, found: dict[str, Any], reply: OutgoingReply) -> None:
+        problem = refusal(provider, reply, strict=False)
+        status = NEEDS_ATTENTION if problem else CONNECTED
+        if found["status"] == status or (problem is None and not 200 <= reply.status < 300):
+            return
+        reason = f"{provider.title} did not accept the credential: {problem}" if problem else ""
+        try:
+            await self.integrations.set_status(caller.scope, found["id"], status, reason)
+        except CompanyAgentsError:
+            # The reply is the caller's, whether or not the status could be written; the next use writes it.
+            return
+
+
+def _query(query: Query) -> str:
+    pairs: list[tuple[str, str]] = []
+    for name, value in query.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, bool):
+                pairs.append((name, "true" if entry else "false"))
+            elif isinstance(entry, (str, int, float)):
+                pairs.append((name, str(entry)))
+            elif entry is not None:
+                raise WrongUsage(f"the query parameter {name[:50]} is neither text nor a number, nor a list of them")
+    return urlencode(pairs)
+
+
+def _encoded(headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes]:
+    given = {str(name): str(value) for name, value in headers.items()}
+    names = {name.lower() for name in given}
+    if body is None:
+        return given, b""
+    if isinstance(body, str):
+        if "content-type" not in names:
+            given["Content-Type"] = "text/plain; charset=utf-8"
+        return given, _utf8(body)
+    if "content-type" not in names:
+        given["Content-Type"] = "application/json"
+    return given, _utf8(json.dumps(body, separators=(",", ":")))
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise WrongUsage("the body is not text that can be sent") from None
+
+
+def _defaulted(headers: dict[str, str], provider: Provider) -> dict[str, str]:
+    names = {name.lower() for name in headers}
+    return {**{name: value for name, value in provider.headers.items() if name.lower() not in names}, **headers}
+
+
+def _shown(reply: OutgoingReply) -> Reply:
+    headers: dict[str, str] = {}
+    for name, value in reply.headers.items():
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return Reply(reply.status, headers, _body(headers.get("content-type", ""), reply.body))
+
+
+def _body(content_type: str, body: bytes) -> Any:
+    media_type = content_type.partition(";")[0].strip().lower()
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode()}
+    if media_type == "application/json" or media_type.endswith("+json"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text

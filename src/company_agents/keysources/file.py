@@ -1,0 +1,155 @@
+"""
+The master key in a file: `master.key` is 32 raw bytes, the ring lies beside it as `keys/<key id>.key`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from company_agents.crypto.keyring import KEY_BYTES, MasterKey
+from company_agents.errors import MayNotStart
+from company_agents.keysources.found import Found
+from company_agents.sensitive import Sensitive
+
+
+class FileSource:
+    """
+    Keys as files of their owner alone.
+
+    Raises of every verb:
+        MayNotStart: a file that any other user could read or has put there, that is no key, or that cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ring = path.parent / "keys"
+        self.address = f"file://{path}"
+
+    @classmethod
+    def at(cls, rest: str, home: Path) -> FileSource:
+        """The source of `file://<rest>`: absolute, or relative to the home."""
+        return cls((home / Path(rest).expanduser()).absolute())
+
+    async def read(self) -> Found:
+        """Every key in `keys/`, and `master.key` as the hint; a `master.key` put there by hand counts as a key."""
+        current = _read_key(self.path) if _exists(self.path) else None
+        keys = {}
+        for path in sorted(self.ring.glob("*.key")) if self.ring.is_dir() else ():
+            key = _read_key(path)
+            if path.stem != key.key_id:
+                raise _refusal(
+                    "key_wrong", f"{path} does not hold the key that its name says", "put the right key back"
+                )
+            keys[key.key_id] = key
+        if current is not None:
+            keys.setdefault(current.key_id, current)
+        return Found(tuple(keys.values()), current)
+
+    async def add(self, key: MasterKey) -> None:
+        """Create `keys/<key id>.key`: exclusively, whole or not at all, on the disk when this returns."""
+        target = self.ring / f"{key.key_id}.key"
+        with _explained(target):
+            _private_folder(self.path.parent)
+            _private_folder(self.ring)
+            with _written(self.ring, key) as temporary, contextlib.suppress(FileExistsError):
+                # A link fails where a rename would overwrite.
+                os.link(temporary, target)
+            _sync_folder(self.ring)
+        if _read_key(target) != key:
+            raise _refusal("key_wrong", f"{target} was there with another key", "move it away, and try again")
+
+    async def make_current(self, key_id: str) -> None:
+        """Replace `master.key` by a copy of a key of the ring."""
+        key = _read_key(self.ring / f"{key_id}.key")
+        with _explained(self.path):
+            with _written(self.path.parent, key) as temporary:
+                temporary.replace(self.path)
+            _sync_folder(self.path.parent)
+
+    async def destroy(self, key_id: str) -> None:
+        """Remove a key's file."""
+        target = self.ring / f"{key_id}.key"
+        with _explained(target):
+            target.unlink(missing_ok=True)
+            _sync_folder(self.ring)
+
+
+def _read_key(path: Path) -> MasterKey:
+    with _explained(path):
+        folder = path.parent.resolve()
+        # A link within the folder is how mounted secrets look; a link out of it may be somebody else's file.
+        if path.is_symlink() and not path.resolve().is_relative_to(folder):
+            raise _refusal("key_symlink", f"{path} is a link to a place outside its folder", "put the key itself there")
+        if not path.is_symlink() and path.is_dir():
+            raise _refusal("key_directory", f"{path} is a directory", "a key is a file of 32 bytes")
+        # Checked on the open file, so that nothing can be exchanged between the check and the reading.
+        # Without blocking: a pipe put there by somebody would keep the start waiting.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+            _check_owner_and_mode(path, os.fstat(file.fileno()))
+            content = file.read(KEY_BYTES + 1)
+    if len(content) != KEY_BYTES:
+        raise _refusal("key_length", f"{path} does not hold exactly {KEY_BYTES} bytes", "put the key's raw bytes there")
+    return MasterKey(Sensitive(content))
+
+
+def _check_owner_and_mode(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _refusal("key_directory", f"{path} is not a file", "a key is a file of 32 bytes")
+    if status.st_uid != os.geteuid():
+        raise _refusal("key_owner", f"{path} belongs to another user", f"chown {os.geteuid()} {path}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise _refusal("key_mode", f"{path} can be read by others than its owner", f"chmod 600 {path}")
+
+
+def _exists(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def _private_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True)
+        _sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def _written(folder: Path, key: MasterKey) -> Iterator[Path]:
+    """A temporary file in the folder that holds the key, on the disk; gone at the end unless it was renamed."""
+    temporary = folder / f".new-{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(key.secret.reveal())
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(
+            "key_unreadable",
+            f"{path} cannot be used: {(error.strerror or 'input/output error').lower()}",
+            "see that its owner can",
+        ) from error
+
+
+def _refusal(code: str, sentence: str, hint: str) -> MayNotStart:
+    return MayNotStart(sentence, hint=hint, code=code)

@@ -1,0 +1,3 @@
+"""
+The states of the master key: what start requires of it.
+"""

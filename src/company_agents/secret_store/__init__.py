@@ -1,0 +1,3 @@
+"""
+The secrets of companies: put, use, list, delete.
+"""

@@ -1,0 +1,143 @@
+"""
+The table of settings: name, default, meaning. Read once at start, frozen, and handed to the parts.
+
+Each comes from the environment, else from `config.toml` in the instance home (nothing secret belongs
+there), else from its default. `docs/settings.md` is checked against this table.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from company_agents.errors import MayNotStart
+
+# Variables whose value may hold a secret: their text is wiped from /proc/self/environ once read.
+SECRET_VARIABLES = ("DATABASE_URL", "DATABASE_DIRECT_URL", "MASTER_KEY_SOURCE")
+
+
+def default_home() -> Path:
+    """The instance home of the guide."""
+    return Path.home() / ".company-agents" / "instances" / "default"
+
+
+def _setting(default: Any, variable: str, meaning: str) -> Any:
+    return Field(default=default, validation_alias=AliasChoices(variable), description=meaning)
+
+
+class Settings(BaseSettings):
+    """
+    What an operator can set. A value that does not parse stops the start and is not repeated.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    home: Path = _setting(None, "COMPANY_AGENTS_HOME", "the instance home; holds the database, the key and the logs")
+    master_key_path: str | None = _setting(None, "MASTER_KEY_PATH", "where the master key's file lies")
+    master_key_source: SecretStr | None = _setting(None, "MASTER_KEY_SOURCE", "the address of the key source")
+    database_url: SecretStr | None = _setting(None, "DATABASE_URL", "your own Postgres, 15 to 18; unset: embedded")
+    database_direct_url: SecretStr | None = _setting(
+        None, "DATABASE_DIRECT_URL", "the same database without a pooler: for migrations and for work on the instance"
+    )
+    database_pool: int = Field(
+        default=16,
+        ge=2,
+        le=200,
+        validation_alias=AliasChoices("COMPANY_AGENTS_DATABASE_POOL"),
+        description="connections that one orchestrator keeps to serve requests, at most",
+    )
+    postgres_bin: Path | None = _setting(
+        None, "COMPANY_AGENTS_POSTGRES_BIN", "folder of another Postgres to embed; unset: the one installed with us"
+    )
+    host: str = _setting("127.0.0.1", "COMPANY_AGENTS_HOST", "the address that `up` listens on")
+    port: int = Field(
+        default=3101,
+        ge=0,
+        le=65535,
+        validation_alias=AliasChoices("COMPANY_AGENTS_PORT"),
+        description="the port that `up` listens on; 0 takes a free one",
+    )
+    public_url: str | None = _setting(
+        None, "COMPANY_AGENTS_PUBLIC_URL", "how people and agents reach this orchestrator; unset: http://host:port"
+    )
+    ca_file: Path | None = _setting(
+        None, "COMPANY_AGENTS_CA_FILE", "certificate authorities for outgoing calls; unset: the system's"
+    )
+    call_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        le=600,
+        validation_alias=AliasChoices("COMPANY_AGENTS_CALL_TIMEOUT"),
+        description="seconds that one outgoing call may take",
+    )
+    call_limit: int = Field(
+        default=10 * 1024 * 1024,
+        ge=1024,
+        validation_alias=AliasChoices("COMPANY_AGENTS_CALL_LIMIT"),
+        description="bytes that the body of one outgoing call or its reply may have",
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning|error)$",
+        validation_alias=AliasChoices("COMPANY_AGENTS_LOG_LEVEL"),
+        description="debug, info, warning or error",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *sources: Any, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over `config.toml` over defaults; `read_settings` has read the file already."""
+        return (named["env_settings"], init_settings)
+
+    @property
+    def url(self) -> str:
+        """How people and agents reach this orchestrator, without a trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+
+def read_settings(**given: Any) -> Settings:
+    """
+    The settings of this process; `given` (options of a command) win over everything.
+
+    Raises:
+        MayNotStart: a value does not parse, or `config.toml` is no TOML.
+    """
+    home = Path(given.get("home") or os.environ.get("COMPANY_AGENTS_HOME") or default_home()).expanduser().absolute()
+    try:
+        settings = Settings(**{**_config_file(home), "home": home})
+        return Settings.model_validate({**settings.model_dump(), "home": home, **_present(given)})
+    except ValidationError as error:
+        # The error quotes the value, which may be a secret: only the name of the setting is repeated.
+        name = str(error.errors()[0]["loc"][0])
+        raise MayNotStart(
+            f"the setting {name} has a value that cannot be used", hint="see docs/settings.md for what it may be"
+        ) from None
+
+
+def _present(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None and name != "home"}
+
+
+def _config_file(home: Path) -> dict[str, Any]:
+    try:
+        with (home / "config.toml").open("rb") as file:
+            found = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise MayNotStart("config.toml cannot be read", hint=f"look at {home / 'config.toml'}") from error
+    known = set(Settings.model_fields) - {"home", "database_url", "database_direct_url"}
+    unknown = sorted(set(found) - known)
+    if unknown:
+        raise MayNotStart(
+            f"config.toml has a setting that is not known there: {unknown[0]}",
+            hint="docs/settings.md lists them; secrets go into the environment",
+        )
+    return found

@@ -1,0 +1,3 @@
+"""
+Tasks, comments and memory. Plain text, as the guide says.
+"""
