@@ -22,8 +22,9 @@ up: ## install what is needed and start: dashboard, API, MCP and gateway on port
 	@scripts/install requirements.lock
 	@exec $(BIN)/company-agents up $(ARGS)
 
+# Where Chromium cannot be had, its tests say that they were left out; CI does not let that pass.
 test: venv ## run all tests
-	@CHROMIUM=$$(scripts/test-packages) && export CHROMIUM && \
+	@CHROMIUM=$$(scripts/test-packages) || [ -z "$$CI" ] || exit 1; export CHROMIUM; \
 		exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: venv ## check style and types

@@ -36,11 +36,11 @@ FOR_ALL = {"errors", "sensitive"}
 # room: what it may import beside FOR_ALL
 MAY_IMPORT: dict[str, set[str]] = {
     # ways to start; only they know the doors
-    "__main__": {"cli"},
-    "asgi": {"app", "settings", "mcp_server", "gateway", "api", "dashboard"},
+    "__main__": {"cli", "settings", "hardening"},
+    "asgi": {"app", "settings", "logs", "hardening", "mcp_server", "gateway", "api", "dashboard"},
     # doors
     "cli": {
-        *("app", "asgi", "settings"),
+        *("app", "asgi", "settings", "logs", "hardening"),
         *("runs", "integrations", "work", "backup"),
         *("identity", "companies", "secret_store", "outgoing", "rotation", "audit"),
     },
@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {
         *("settings", "runs", "integrations", "work", "backup"),
         *("identity", "companies", "secret_store", "outgoing", "crypto", "keysources", "rotation"),
-        *("audit", "db"),
+        *("audit", "db", "logs", "hardening"),
     },
     # work
     "runs": {
@@ -83,6 +83,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # the floor
     "audit": {"crypto", "db"},
     "db": {"settings"},
+    # the process itself: the log takes open values out the way replies are searched for them
+    "logs": {"outgoing"},
+    "hardening": set(),
     # pure
     "crypto": set(),
     "settings": set(),
@@ -99,7 +102,7 @@ FOREIGN: dict[str, set[str]] = {
 }
 
 PRINTS = {"cli/terminal.py"}
-READS_THE_ENVIRONMENT = {"settings.py", "db/embedded.py", "keysources/"}
+READS_THE_ENVIRONMENT = {"settings.py", "hardening.py", "db/embedded.py", "keysources/"}
 HOLDS_SQL = {"db/"}
 
 # What a statement starts with. English sentences start with these words too, but not like this.
