@@ -14,6 +14,7 @@ from uuid import UUID
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
+from company_agents.companies.instance import Instance
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
 from company_agents.db.embedded import Membership, join
@@ -50,8 +51,7 @@ class App:
 
     version: str
     settings: Settings
-    db: Database
-    instance_id: UUID
+    instance: Instance
     audit: AuditLog
     events: AuditEvents
     keys: Keys
@@ -102,8 +102,7 @@ async def open_app(settings: Settings, *, redactor: Redactor | None = None) -> A
         yield App(
             version=__version__,
             settings=settings,
-            db=db,
-            instance_id=instance,
+            instance=Instance(instance, db),
             audit=audit,
             events=AuditEvents(db, audit_keys.all, instance),
             keys=Keys(db, source, held),

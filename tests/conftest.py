@@ -1,0 +1,56 @@
+"""
+What many tests stand on: one instance per test process, on a real embedded Postgres; every test makes
+companies of its own in it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from company_agents.app import App, open_app
+from company_agents.identity.directory import Company
+from company_agents.identity.permissions import Kind
+from company_agents.identity.principal import Caller, Principal, Via
+from company_agents.settings import Settings, read_settings
+
+LOCAL = Principal(Kind.LOCAL, "tester", Via.CLI)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A company of a test: the operator's view of it, and one agent with its token."""
+
+    company: Company
+    local: Caller
+    agent: Caller
+    token: str
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home: Path = tmp_path_factory.mktemp("instance") / "home"
+    return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None)
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Settings) -> AsyncIterator[App]:
+    async with open_app(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tenant(app: App) -> Callable[[], Awaitable[Tenant]]:
+    """Makes a new company with one agent, as often as it is called."""
+
+    async def make() -> Tenant:
+        company = await app.companies.create(LOCAL, f"company {uuid.uuid4().hex[:12]}")
+        local = await app.identity.in_company(LOCAL, company.id)
+        _, token = await app.agents.create(local, "ann")
+        return Tenant(company, local, await app.identity.agent(token.reveal_text()), token.reveal_text())
+
+    return make
