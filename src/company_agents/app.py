@@ -17,7 +17,7 @@ from company_agents.audit.log import AuditLog
 from company_agents.companies.instance import Instance
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
-from company_agents.db.embedded import Membership, join
+from company_agents.db.embedded import Membership, hold_home, join
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
 from company_agents.identity.agents import Agents
@@ -40,6 +40,8 @@ from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
 from company_agents.work.memory import Memories
 from company_agents.work.tasks import Tasks
+
+__all__ = ["App", "hold_home", "open_app"]
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0
@@ -70,15 +72,18 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def open_app(settings: Settings, *, redactor: Redactor | None = None) -> AsyncIterator[App]:
+async def open_app(
+    settings: Settings, *, redactor: Redactor | None = None, long_lived: bool = False
+) -> AsyncIterator[App]:
     """
     Open the instance: database, schema, key, parts. Everything that is written late is written at the end.
+    `long_lived` keeps the embedded database up, also when its supervisor is killed.
 
     Raises:
         MayNotStart: database, schema, role or key is not as it must be.
     """
     async with contextlib.AsyncExitStack() as stack:
-        db = await _open_database(settings, stack)
+        db = await _open_database(settings, stack, long_lived=long_lived)
         source = open_source(settings)
         ring = await unlock(db, source)
         instance = await _instance_id(db)
@@ -121,12 +126,14 @@ async def open_app(settings: Settings, *, redactor: Redactor | None = None) -> A
         )
 
 
-async def _open_database(settings: Settings, stack: contextlib.AsyncExitStack) -> Database:
+async def _open_database(settings: Settings, stack: contextlib.AsyncExitStack, *, long_lived: bool) -> Database:
     if settings.database_url is not None:
         logins = external_logins(settings)
     else:
         membership = await asyncio.to_thread(join, settings.home, postgres_bin=settings.postgres_bin)
         stack.push_async_callback(asyncio.to_thread, membership.close)
+        if long_lived:
+            membership.watch()
         logins = _embedded_logins(membership)
     await migrate(logins)
     await check_serving_role(logins.serve)

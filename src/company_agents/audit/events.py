@@ -4,7 +4,6 @@ Reading the chains: page by page, as they grow, and to prove them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -15,9 +14,6 @@ from company_agents.audit.verify import Verified, following, newest, verify_chai
 from company_agents.db.database import Database, Tx
 from company_agents.errors import NotFound, WrongUsage
 from company_agents.sensitive import Sensitive
-
-# Seconds between two looks for new events; a look is one read by primary key.
-FOLLOW_EVERY = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,11 @@ class AuditEvents:
         async with self.db.transaction(company_id) as tx:
             return [event async for event in following(tx, company_id or self.instance_id, seq)]
 
-    async def follow(self, company_id: UUID | None, *, seq: int) -> AsyncIterator[dict[str, Any]]:
-        """The events after one, and then every new one as it comes."""
-        while True:
-            events = await self.after(company_id, seq)
-            for event in events:
-                seq = event["seq"]
-                yield event
-            if not events:
-                await asyncio.sleep(FOLLOW_EVERY)
+    async def linked(self, company_id: UUID | None) -> AsyncIterator[dict[str, Any]]:
+        """Every event of a chain, oldest first, with the exact text that was linked and its MAC (hex)."""
+        async with self.db.transaction(company_id) as tx:
+            async for row in tx.stream("audit_chain", chain=company_id or self.instance_id):
+                yield {**row, "mac": row["mac"].hex()}
 
     async def verify(self, company_id: UUID | None) -> Verified:
         """Prove one chain from its first event."""

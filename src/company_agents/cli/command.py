@@ -1,0 +1,141 @@
+"""
+What every command has in common: settings, the open instance, --json, errors and exit statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import inspect
+import os
+import pwd
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import typer
+
+from company_agents.app import App, open_app
+from company_agents.cli import terminal
+from company_agents.cli.terminal import Result
+from company_agents.errors import WrongUsage
+from company_agents.hardening import wipe_environment
+from company_agents.identity.permissions import Kind
+from company_agents.identity.principal import Caller, Principal, Via
+from company_agents.logs import Redactor, start_logging
+from company_agents.sensitive import Sensitive
+from company_agents.settings import SECRET_VARIABLES, Settings, read_settings
+
+# The largest token that is read from a pipe; what is longer is no token.
+MOST_STDIN = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of a command on an open instance, by the user of this machine."""
+
+    app: App
+    principal: Principal
+    json: bool
+
+    async def company(self, company_id: UUID) -> Caller:
+        """In the name of a company."""
+        return await self.app.identity.in_company(self.principal, company_id)
+
+    async def company_of_agent(self, agent_id: UUID) -> Caller:
+        """In the name of an agent's company."""
+        return await self.company(await self.app.instance.company_of_agent(agent_id))
+
+    async def company_of_integration(self, integration_id: UUID) -> Caller:
+        """In the name of an integration's company."""
+        return await self.company(await self.app.instance.company_of_integration(integration_id))
+
+
+Command = Callable[..., Awaitable[Result]]
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Command], Command]:
+    """
+    Make a coroutine function a command. Its first parameter is the `Session`; the others are options, to which
+    --json is added.
+    """
+
+    def add(function: Command) -> Command:
+        def run(**options: Any) -> None:
+            as_json = options.pop("json_")
+            result = asyncio.run(_in_session(function, options, as_json))
+            terminal.show(result, as_json=as_json)
+            raise typer.Exit(result.exit_status)
+
+        group.command(name, help=inspect.getdoc(function))(with_json(run, function))
+        return function
+
+    return add
+
+
+def with_json(run: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
+    """`run` with the options of `function` (without its first parameter), and --json."""
+    signature = inspect.signature(function, eval_str=True)
+    options = [parameter for parameter in list(signature.parameters.values())[1:]]
+    json_option = inspect.Parameter(
+        "json_",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=typer.Option(False, "--json", help="print one JSON object"),
+        annotation=bool,
+    )
+    parameters = [*(option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options), json_option]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def settings_of_command(**given: Any) -> Settings:
+    """
+    The settings, after which variables that may hold a secret are gone from the environment.
+
+    Raises:
+        MayNotStart: a setting that cannot be used.
+    """
+    settings = read_settings(**given)
+    wipe_environment(SECRET_VARIABLES)
+    return settings
+
+
+def local_principal() -> Principal:
+    """Whoever may read the instance home may do everything; the record says who it was."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    return Principal(Kind.LOCAL, name, Via.CLI)
+
+
+def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
+    """
+    A secret from standard input, or typed without showing.
+
+    Raises:
+        WrongUsage: nothing came, too much did, or there is no terminal to ask on.
+    """
+    if from_stdin:
+        value = sys.stdin.buffer.read(MOST_STDIN + 1)
+        if len(value) > MOST_STDIN:
+            raise WrongUsage("what came on standard input is too long for a token")
+        secret = Sensitive(value.strip())
+    elif sys.stdin.isatty():
+        secret = Sensitive(getpass.getpass(f"{prompt}: ").strip())
+    else:
+        raise WrongUsage("there is no terminal to ask for the token", hint="give it with --token-stdin")
+    if not secret:
+        raise WrongUsage("the token is empty", hint="pipe it in with --token-stdin, or type it when asked")
+    return secret
+
+
+async def _in_session(function: Command, options: dict[str, Any], as_json: bool) -> Result:
+    settings = settings_of_command()
+    redactor = Redactor()
+    start_logging(redactor, folder=None, level="error")
+    async with open_app(settings, redactor=redactor) as app:
+        return await function(Session(app, local_principal(), as_json), **options)

@@ -1,0 +1,97 @@
+"""
+company-agents integration …
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from company_agents.cli.command import Session, command, read_secret
+from company_agents.cli.options import After, CompanyId, Limit, SomeId, TokenStdin
+from company_agents.cli.terminal import Result
+
+group = typer.Typer(name="integration", help="A company's connections to providers.", no_args_is_help=True)
+
+AgentId = Annotated[UUID, typer.Option("--agent", help="the agent's id")]
+
+
+@command(group, "connect")
+async def connect(
+    session: Session,
+    provider: Annotated[str, typer.Argument(help="its name; `provider list` shows them")],
+    company: CompanyId,
+    name: Annotated[str | None, typer.Option("--name", help="what it is called; else like the provider")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="another scheme, host and port")] = None,
+    allow_private_network: Annotated[
+        bool, typer.Option("--allow-private-network", help="the host may be in a private network, or this machine")
+    ] = False,
+    header: Annotated[str | None, typer.Option("--header", help="generic: the header that the token goes into")] = None,
+    allow: Annotated[list[UUID] | None, typer.Option("--allow", help="an agent that may use it; can be repeated")] = None,
+    allow_all: Annotated[bool, typer.Option("--allow-all", help="every agent of the company may use it")] = False,
+    token_stdin: TokenStdin = False,
+) -> Result:
+    """Connect a provider by API token. The token is tried at the provider, and then sealed."""
+    caller = await session.company(company)
+    session.app.providers.get(provider)
+    return Result(
+        await session.app.integrations.connect(
+            caller,
+            provider,
+            read_secret(from_stdin=token_stdin, prompt=f"token for {provider}"),
+            name=name,
+            base_url=base_url,
+            allow_private_network=allow_private_network,
+            header=header,
+            allow=allow or (),
+            allow_all=allow_all,
+        )
+    )
+
+
+@command(group, "list")
+async def listing(session: Session, company: CompanyId, after: After = None, limit: Limit = 50) -> Result:
+    """List the integrations of a company."""
+    page = await session.app.integrations.list(await session.company(company), after, limit)
+    return Result(page, columns=("id", "name", "provider", "status", "destination", "last_used_at"))
+
+
+@command(group, "show")
+async def show(session: Session, id: SomeId) -> Result:
+    """Show an integration: everything but the credential."""
+    return Result(await session.app.integrations.get(await session.company_of_integration(id), id))
+
+
+@command(group, "allow")
+async def allow(session: Session, id: SomeId, agent: AgentId) -> Result:
+    """Let an agent use an integration."""
+    return Result(await session.app.integrations.allow(await session.company_of_integration(id), id, agent))
+
+
+@command(group, "disallow")
+async def disallow(session: Session, id: SomeId, agent: AgentId) -> Result:
+    """No longer let an agent use an integration."""
+    return Result(await session.app.integrations.disallow(await session.company_of_integration(id), id, agent))
+
+
+@command(group, "check")
+async def check(session: Session, id: SomeId) -> Result:
+    """Try the credential at the provider now."""
+    return Result(await session.app.integrations.check(await session.company_of_integration(id), id))
+
+
+@command(group, "rotate")
+async def rotate(session: Session, id: SomeId, token_stdin: TokenStdin = False) -> Result:
+    """Replace the credential by a new token. It is tried first; if the provider refuses it, the old one stays."""
+    caller = await session.company_of_integration(id)
+    token = read_secret(from_stdin=token_stdin, prompt="the new token")
+    return Result(await session.app.integrations.rotate(caller, id, token))
+
+
+@command(group, "delete")
+async def delete(session: Session, id: SomeId) -> Result:
+    """Delete an integration and its credential."""
+    await session.app.integrations.delete(await session.company_of_integration(id), id)
+    return Result({"id": id, "deleted": True})

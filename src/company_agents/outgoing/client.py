@@ -1,0 +1,282 @@
+"""
+The outgoing call: one call, one destination, the reply searched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import quote, unquote_plus
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from company_agents import __version__
+from company_agents.errors import Refused, Unavailable
+from company_agents.outgoing import guard, header_rules, redirects
+from company_agents.outgoing.addresses import Reach
+from company_agents.outgoing.destination import Destination, Placed
+from company_agents.outgoing.failures import FOREIGN, explain
+from company_agents.outgoing.match import Target, admit
+from company_agents.outgoing.reply import Explain, StreamedReply
+from company_agents.outgoing.reply_search import Patterns
+from company_agents.sensitive import Sensitive
+
+MEBIBYTE = 1024 * 1024
+_LONGEST_HEADER = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """
+    What a caller asks for. `path` and `query` are as on the wire: percent-encoded, without `?`.
+
+    A body that is an async iterable is streamed, cannot be sent twice, and so does not follow a
+    redirect that asks for it again.
+    """
+
+    method: str
+    path: str
+    query: str = field(default="", repr=False)
+    headers: header_rules.Headers = field(default=(), repr=False)
+    body: bytes | AsyncIterable[bytes] = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingReply:
+    """
+    A whole reply, decoded and searched. `removed` counts the places where the credential stood.
+    """
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes = field(repr=False)
+    removed: int = 0
+
+
+class Outgoing:
+    """
+    Makes outgoing calls; one for the whole process, between `start` and `close`.
+
+    Args:
+        ca_file: certificates of authorities that are trusted besides the system's.
+        connect_time: seconds until a connection stands, look-up and handshake included.
+        call_time: seconds for a whole buffered call.
+        idle_time: seconds that a streamed reply may be silent.
+        request_limit: bytes of a request's body.
+        reply_limit: bytes of a buffered reply's body, before and after decoding.
+        connections: kept per kind of network, half of them to one host at most.
+        resolve: another look-up of names.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca_file: Path | None = None,
+        connect_time: float = 10,
+        call_time: float = 60,
+        idle_time: float = 300,
+        request_limit: int = 10 * MEBIBYTE,
+        reply_limit: int = 10 * MEBIBYTE,
+        connections: int = 100,
+        resolve: guard.Resolve = guard.resolve,
+    ) -> None:
+        self._ca_file = ca_file
+        self._connect_time = connect_time
+        self._call_time = call_time
+        self._idle_time = idle_time
+        self._request_limit = request_limit
+        self._reply_limit = reply_limit
+        self._connections = connections
+        self._resolve = resolve
+        self._sessions: dict[Reach, aiohttp.ClientSession] = {}
+
+    async def start(self) -> None:
+        """
+        Open the pools: one per reach, so that no connection is used by a call whose guard would refuse it.
+        """
+        tls = await asyncio.to_thread(_tls, self._ca_file)
+        self._sessions = {reach: self._session(reach, tls) for reach in Reach}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def call(self, request: OutgoingRequest, destination: Destination, credential: Sensitive) -> OutgoingReply:
+        """
+        Make one call and return the whole reply; a 4xx or 5xx is a reply like any other.
+
+        Raises:
+            WrongUsage: the request is not well-formed.
+            Refused: it may not go there, or the reply cannot be searched or is too large.
+            Unavailable: no connection, no TLS, no answer in time.
+        """
+        try:
+            async with asyncio.timeout(self._call_time):
+                return await self._buffered(request, destination, credential)
+        except TimeoutError:
+            pass
+        raise Unavailable(
+            f"{destination.host} did not answer within {self._call_time:g} seconds", hint="try again later"
+        )
+
+    async def _buffered(
+        self, request: OutgoingRequest, destination: Destination, credential: Sensitive
+    ) -> OutgoingReply:
+        async with self.stream(request, destination, credential, limit=self._reply_limit) as reply:
+            body = bytearray()
+            async for chunk in reply.body():
+                body += chunk
+            return OutgoingReply(reply.status, reply.headers, bytes(body), reply.removed)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: OutgoingRequest,
+        destination: Destination,
+        credential: Sensitive,
+        *,
+        limit: int | None = None,
+    ) -> AsyncIterator[StreamedReply]:
+        """
+        Make one call; the reply's head is there, its body comes as it is read.
+
+        Raises: like `call`, also while the body is read.
+        """
+        placed = destination.placement.place(credential)
+        patterns = Patterns(placed.searched)
+        response, host, explain = await self._follow(request, destination, placed)
+        try:
+            yield StreamedReply(response, host, patterns, limit, explain)
+        finally:
+            response.close()
+
+    async def _follow(
+        self, request: OutgoingRequest, destination: Destination, placed: Placed
+    ) -> tuple[aiohttp.ClientResponse, str, Explain]:
+        """Send the request, and follow redirects as long as the same predicate says yes."""
+        hop = self._first_hop(request, destination, placed)
+        left = redirects.MOST
+        while True:
+            upload = _Upload(hop, self._request_limit)
+            response = await self._send(hop, destination, placed, upload)
+            locations = response.headers.getall("Location", [])
+            following = redirects.following(hop, response.status, locations, destination) if left else None
+            if following is None:
+                return response, hop.target.host, upload.explain
+            response.close()
+            hop, left = following, left - 1
+
+    def _first_hop(self, request: OutgoingRequest, destination: Destination, placed: Placed) -> redirects.Hop:
+        if isinstance(request.body, bytes) and len(request.body) > self._request_limit:
+            raise _too_large(self._request_limit)
+        target = Target(
+            destination.scheme, destination.host, destination.port, request.method, request.path, request.query
+        )
+        return redirects.Hop(target, header_rules.for_request(request.headers, placed.header), request.body)
+
+    async def _send(
+        self, hop: redirects.Hop, destination: Destination, placed: Placed, upload: _Upload
+    ) -> aiohttp.ClientResponse:
+        url, headers = _dressed(hop, destination, placed)
+        session = self._sessions.get(destination.reach)
+        if session is None:
+            raise Unavailable("outgoing calls are closed")
+        try:
+            return await session.request(
+                hop.target.method, url, headers=headers, data=upload.data, allow_redirects=False
+            )
+        except FOREIGN as exc:
+            failure = upload.explain(exc)
+        raise failure
+
+    def _session(self, reach: Reach, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=guard.connector(reach, tls, self._resolve, self._connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,  # neither proxies nor .netrc
+            auto_decompress=False,
+            skip_auto_headers=("Content-Type",),
+            headers={"User-Agent": f"company-agents/{__version__}", "Accept-Encoding": "gzip, deflate"},
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._connect_time, sock_connect=self._connect_time, sock_read=self._idle_time
+            ),
+            max_field_size=_LONGEST_HEADER,
+            max_line_size=_LONGEST_HEADER,
+        )
+
+
+class _Upload:
+    """
+    The body of one request, and why the request failed: aiohttp wraps what a streamed body raises.
+    """
+
+    def __init__(self, hop: redirects.Hop, limit: int) -> None:
+        self._host = hop.target.host
+        self._body = hop.body
+        self._limit = limit
+        self._failure: Exception | None = None
+
+    @property
+    def data(self) -> bytes | AsyncIterable[bytes] | None:
+        """What aiohttp is to send; None for no body at all."""
+        return (self._body or None) if isinstance(self._body, bytes) else self._bounded(self._body)
+
+    async def _bounded(self, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        size = 0
+        try:
+            async for chunk in body:
+                size += len(chunk)
+                if size > self._limit:
+                    raise _too_large(self._limit)
+                yield chunk
+        except Exception as exc:
+            self._failure = exc
+            raise
+
+    def explain(self, error: Exception) -> Exception:
+        """What the body itself raised, or else the sentence for the library's error."""
+        return self._failure or explain(error, self._host)
+
+
+def _dressed(hop: redirects.Hop, destination: Destination, placed: Placed) -> tuple[URL, CIMultiDict[str]]:
+    """URL and headers with the credential in its place: added last, and only to what the predicate admits."""
+    target, headers = hop.target, hop.headers.copy()
+    if placed.parameter:
+        target = replace(target, query=_with_parameter(target.query, placed.parameter, placed.value.reveal_text()))
+    url = admit(destination, target)
+    if placed.header:
+        headers[placed.header] = placed.value.reveal_text()
+    return url, headers
+
+
+def _with_parameter(query: str, name: str, value: str) -> str:
+    """`query` with this one parameter; the caller's own of that name goes, however it is spelled."""
+    others = [part for part in query.split("&") if part and not _is_named(part, name)]
+    return "&".join([*others, f"{quote(name, safe='')}={value}"])
+
+
+def _is_named(part: str, name: str) -> bool:
+    return unquote_plus(part.partition("=")[0]).casefold() == name.casefold()
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(f"the body of the request is larger than {limit} bytes")
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    # Not `create_default_context`: that one writes session keys where SSLKEYLOGFILE says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # certificates and host names are checked
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_default_certs()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,114 @@
+"""
+A reply on its way in: decoded, bounded, searched, and only then released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from company_agents.errors import Refused, Unavailable
+from company_agents.outgoing import decoding, header_rules
+from company_agents.outgoing.failures import FOREIGN
+from company_agents.outgoing.reply_search import Patterns, Searcher
+
+Explain = Callable[[Exception], Exception]
+
+
+class StreamedReply:
+    """
+    A reply whose body is read as it comes. `removed` grows while it is read.
+
+    Raises:
+        Refused: it cannot be searched: a part of the content, an unknown content encoding.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, host: str, patterns: Patterns, limit: int | None, explain: Explain
+    ) -> None:
+        self.status = response.status
+        self._response = response
+        self._host = host
+        self._limit = limit
+        self._explain = explain
+        self._searcher = Searcher(patterns)
+        self._decoder = self._searchable()
+        self.headers = self._searched_headers()
+
+    @property
+    def removed(self) -> int:
+        """In how many places the credential stood, so far."""
+        return self._searcher.hits
+
+    def _searchable(self) -> decoding.Decoder:
+        if self.status == 206:
+            raise Refused(f"{self._host} answered with a part of the content (206), which cannot be searched")
+        if self.status == 101:
+            raise Refused(f"{self._host} wants another protocol (101), which cannot be searched")
+        empty = self._response.method == "HEAD" or self.status in (204, 304)
+        decoder = decoding.decoder([] if empty else self._response.headers.getall("Content-Encoding", []))
+        if decoder is None:
+            raise Refused(f"{self._host} answered in an unknown content encoding, which cannot be searched")
+        return decoder
+
+    def _searched_headers(self) -> CIMultiDictProxy[str]:
+        found: CIMultiDict[str] = CIMultiDict()
+        for name, value in header_rules.of_reply(self._response.raw_headers):
+            # A name cannot hold the words that say what was removed, so the whole header goes.
+            if self._searcher.scrub(name) == name:
+                found.add(name.decode("latin-1"), self._searcher.scrub(value).decode("latin-1"))
+        return CIMultiDictProxy(found)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """
+        The body, decoded and searched, in chunks that are never empty.
+
+        Raises:
+            Refused: it is larger than the limit, or not what its content encoding says.
+            Unavailable: it broke off.
+        """
+        taken = given = 0
+        async for data in self._raw():
+            taken += len(data)
+            self._check_size(taken)
+            for piece in self._decoded(data):
+                given += len(piece)
+                self._check_size(given)
+                if safe := self._searcher.feed(piece):
+                    yield safe
+        self._check_complete()
+        if rest := self._searcher.finish():
+            yield rest
+
+    async def _raw(self) -> AsyncIterator[bytes]:
+        failure: Exception
+        while True:
+            try:
+                data = await self._response.content.readany()
+            except FOREIGN as exc:
+                failure = self._explain(exc)
+                break
+            if not data:
+                return
+            yield data
+        raise failure
+
+    def _decoded(self, data: bytes) -> Iterator[bytes]:
+        try:
+            yield from self._decoder.feed(data)
+        except decoding.Undecodable as exc:
+            raise Refused(f"what {self._host} answered is not what its content encoding says") from exc
+
+    def _check_complete(self) -> None:
+        try:
+            self._decoder.finish()
+        except decoding.Truncated as exc:
+            raise Unavailable(f"the connection with {self._host} broke off") from exc
+
+    def _check_size(self, size: int) -> None:
+        if self._limit is not None and size > self._limit:
+            raise Refused(
+                f"the reply of {self._host} is larger than {self._limit} bytes", hint="ask for less at a time"
+            )
