@@ -48,8 +48,6 @@ class Instance:
         async with self.db.instance_transaction() as tx:
             row = await tx.one(query, id=row_id)
         if row is None:
-            raise NotFound(
-                f"this {what} does not exist", hint=f"`company-agents {what} list --company ID` shows them"
-            )
+            raise NotFound(f"this {what} does not exist", hint=f"`company-agents {what} list --company ID` shows them")
         company_id: UUID = row["company_id"]
         return company_id

@@ -13,12 +13,13 @@ import signal
 import subprocess
 from pathlib import Path
 
-from company_agents.db.host import Account, die_with_parent
+from company_agents.db.host import die_with_parent
 from company_agents.errors import MayNotStart
 
 SUPERUSER = "postgres"
 ROLES = ("company_agents_migrate", "company_agents_serve", "company_agents_instance")
 OLDEST_MAJOR = 15
+DISK_FULL = "No space left on device"
 
 # What a Postgres of ours gets as its environment. Everything else it has from its command line.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
@@ -59,13 +60,10 @@ FIXED = {
 HBA = "local all all peer map=company_agents\n"
 
 
-def ident(clients: set[int]) -> str:
-    """pg_ident.conf: the OS users that may connect, as any of our roles."""
-    lines = []
-    for uid in sorted(clients):
-        name = pwd.getpwuid(uid).pw_name.replace('"', '""')
-        lines += [f'company_agents "{name}" {role}\n' for role in (SUPERUSER, *ROLES)]
-    return "".join(lines)
+def ident(client: int) -> str:
+    """pg_ident.conf: the OS user that may connect, as any of our roles."""
+    name = pwd.getpwuid(client).pw_name.replace('"', '""')
+    return "".join(f'company_agents "{name}" {role}\n' for role in (SUPERUSER, *ROLES))
 
 
 def version(programs: Path) -> int:
@@ -80,7 +78,10 @@ def version(programs: Path) -> int:
     )
     found = re.search(r"\b(\d+)[.\d]*\w*", done.stdout)
     if done.returncode != 0 or found is None:
-        raise MayNotStart(f"the Postgres in {programs} does not run", hint=last_line(done.stderr))
+        raise MayNotStart(
+            f"the Postgres in {programs} does not run: {last_line(done.stderr)}",
+            hint="check COMPANY_AGENTS_POSTGRES_BIN, or unset it for the one installed with us",
+        )
     if int(found[1]) < OLDEST_MAJOR:
         raise MayNotStart(
             f"the Postgres in {programs} is version {found[1]}", hint=f"{OLDEST_MAJOR} or newer is needed"
@@ -94,7 +95,7 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def prepare(folder: Path, programs: Path, account: Account, client: int, setup: str) -> None:
+def prepare(folder: Path, programs: Path, client: int, setup: str) -> None:
     """
     Make `folder/data` where it is missing, and see that it fits these programs. Run as its owner.
 
@@ -118,26 +119,18 @@ def prepare(folder: Path, programs: Path, account: Account, client: int, setup: 
             hint=f"set COMPANY_AGENTS_POSTGRES_BIN to a Postgres {found}, export a backup, and restore it into a new home",
         )
     _write(data / "pg_hba.conf", HBA)
-    _write(data / "pg_ident.conf", ident({account.uid, client} if not account.switch else {client}))
+    _write(data / "pg_ident.conf", ident(client))
 
 
 def _create(data: Path, programs: Path, major: int, setup: str) -> None:
     fresh = data.with_name(f"data.new-{secrets.token_hex(4)}")
     try:
         _initialise(fresh, programs, major)
-        with open(fresh / "postgresql.conf", "a") as conf:
+        with (fresh / "postgresql.conf").open("a") as conf:
             conf.write(TUNABLE)
         # A server of one user, without a socket. What it wrote is synced below, all at once.
-        single = [
-            programs / "postgres",
-            "--single",
-            "-j",
-            "-D",
-            fresh,
-            *_set("exit_on_error", "on"),
-            *_set("fsync", "off"),
-        ]
-        _run([*single, *_set("log_checkpoints", "off"), "postgres"], setup)
+        settings = [*_set("exit_on_error", "on"), *_set("fsync", "off"), *_set("log_checkpoints", "off")]
+        _run([programs / "postgres", "--single", "-j", "-D", fresh, *settings, "postgres"], setup)
         _write(fresh / "pg_hba.conf", HBA)
         _run([programs / "initdb", "--sync-only", "-D", fresh])
         fresh.rename(data)
@@ -148,7 +141,15 @@ def _create(data: Path, programs: Path, major: int, setup: str) -> None:
 
 
 def _initialise(fresh: Path, programs: Path, major: int) -> None:
-    command = [programs / "initdb", "-D", fresh, "-U", SUPERUSER, "--auth-local=peer", "--auth-host=reject"]
+    command: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        fresh,
+        "-U",
+        SUPERUSER,
+        "--auth-local=peer",
+        "--auth-host=reject",
+    ]
     command += ["-E", "UTF8", "--data-checksums", "--no-sync", "--no-instructions"]
     if major >= 17:
         _run([*command, "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"])
@@ -172,11 +173,16 @@ def _run(command: list[str | Path], given: str = "") -> None:
         preexec_fn=die_with_parent(signal.SIGKILL),
     )
     if done.returncode != 0:
-        if "No space left on device" in done.stderr:
-            raise MayNotStart("the disk that holds the database is full", hint="free some space, then try again")
+        if DISK_FULL in done.stderr:
+            raise disk_full()
         said = [line for line in done.stderr.splitlines() if re.search("error:|FATAL:|PANIC:|could not", line)]
         cause = last_line(said[0] if said else done.stderr)
         raise MayNotStart(f"the database could not be made: {cause}", hint="see logs/database.log in the instance home")
+
+
+def disk_full() -> MayNotStart:
+    """What it means when Postgres says `DISK_FULL`."""
+    return MayNotStart("the disk that holds the database is full", hint="free some space, then try again")
 
 
 def _write(file: Path, text: str) -> None:
@@ -184,7 +190,7 @@ def _write(file: Path, text: str) -> None:
     if file.exists() and file.read_text() == text:
         return
     fresh = file.with_name(f"{file.name}.new")
-    with open(fresh, "w") as out:
+    with fresh.open("w") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
@@ -234,6 +240,7 @@ def recorded_pid(folder: Path) -> int | None:
 
 def _pid_file(folder: Path) -> list[str]:
     try:
-        return [line.strip() for line in (folder / "data" / "postmaster.pid").read_text().splitlines()]
+        text = (folder / "data" / "postmaster.pid").read_text("utf-8", errors="replace")
+        return [line.strip() for line in text.splitlines()]
     except OSError:
         return []

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from company_agents.db.logins import Login, Logins
+from company_agents.db.logins import Logins
 from company_agents.db.sql import statements
 from company_agents.errors import Busy, CompanyAgentsError, Conflict, Unavailable, WrongUsage
 
@@ -129,9 +129,8 @@ class Database:
     @contextlib.asynccontextmanager
     async def instance_transaction(self) -> AsyncIterator[Tx]:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
-        async with await self.logins.instance.connect() as connection:
-            async with _scoped(connection, None):
-                yield Tx(connection, None)
+        async with await self.logins.instance.connect() as connection, _scoped(connection, None):
+            yield Tx(connection, None)
 
 
 @contextlib.asynccontextmanager

@@ -282,9 +282,11 @@ def make_home(home: Path) -> Path:
     Raises:
         MayNotStart: it belongs to somebody else, or cannot be made or written.
     """
-    home = home.expanduser().absolute()
-    if "\n" in str(home):
-        raise MayNotStart("the path of the instance home has a line break in it", hint="set COMPANY_AGENTS_HOME")
+    home = home.absolute()
+    if "\n" in str(home) or not _is_utf8(home):
+        raise MayNotStart(
+            "the path of the instance home is not one line of UTF-8", hint="choose another with COMPANY_AGENTS_HOME"
+        )
     with locks.translated(home):
         home.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -302,9 +304,17 @@ def make_home(home: Path) -> Path:
     return home
 
 
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Python stands bytes that do not decode in for by lone surrogates
+        return False
+    return True
+
+
 def _close_to_others(home: Path, found: os.stat_result) -> None:
     # A shared folder, the root or a person's home is not ours to close, even if we could.
-    if found.st_mode & stat.S_ISVTX or home in (Path("/"), Path.home()):
+    if found.st_mode & stat.S_ISVTX or str(home) in ("/", os.path.expanduser("~")):  # noqa: PTH111 - may fail quietly
         raise MayNotStart(
             f"{home} is a folder for other things too", hint="choose a folder of its own with COMPANY_AGENTS_HOME"
         )

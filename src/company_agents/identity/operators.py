@@ -17,7 +17,7 @@ from company_agents.companies.scope import InstanceScope
 from company_agents.db.database import Database
 from company_agents.errors import NotFound, Refused, WrongUsage
 from company_agents.identity.directory import good_name
-from company_agents.identity.passwords import check_new_password, hash_password, new_totp_secret, totp_step
+from company_agents.identity.passwords import check_new_password, hash_password, totp_step
 from company_agents.identity.permissions import Kind, Permission, Role, lower_role
 from company_agents.identity.principal import Caller, Principal
 from company_agents.identity.tokens import new_operator_token
