@@ -15,12 +15,13 @@ from uuid import UUID
 from company_agents.sensitive import Sensitive
 
 LABEL = b"company-agents/audit/v1"
+MAC_BYTES = 32
 START = b""  # what the first event of a chain is linked to
 
 
 def canonical(record: dict[str, Any]) -> str:
-    """The record as the text that is linked: JSON, keys sorted, no spaces."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """The record as the text that is linked: JSON in ASCII, keys sorted, no spaces, one line."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
 
 
 def link(key: Sensitive, chain: UUID, seq: int, previous: bytes, record: str) -> bytes:

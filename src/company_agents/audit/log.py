@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from company_agents.audit.chain import Head, canonical, link
+from company_agents.audit.chain import MAC_BYTES, Head, canonical, link
 from company_agents.db.database import Database
 from company_agents.errors import CompanyAgentsError, Failed, Unavailable
 from company_agents.sensitive import Sensitive
@@ -111,9 +111,10 @@ class AuditLog:
         self.note(company_id, action, **event)
 
     def _record(self, action: str, facts: dict[str, Any]) -> str:
-        present = {name: value for name, value in facts.items() if value is not None}
-        at = datetime.now(UTC).isoformat(timespec="microseconds")
-        return canonical({"at": at, "action": action, **{k: _plain(v) for k, v in present.items()}})
+        record = {name: _plain(value) for name, value in facts.items() if value is not None}
+        record["at"] = datetime.now(UTC).isoformat(timespec="microseconds")
+        record["action"] = action
+        return canonical(record)
 
     def _flush_folds(self, *, everything: bool) -> None:
         now = time.monotonic()
@@ -174,21 +175,22 @@ class AuditLog:
     async def _write(self, number: int, key: Sensitive, by_chain: dict[UUID, list[str]]) -> dict[UUID, Head]:
         chains = sorted(by_chain)
         bases = [self._heads.get(chain, Head()) for chain in chains]
-        heads, rows = [], []
+        heads, macs = [], []
         for chain, head in zip(chains, bases, strict=True):
             for record in by_chain[chain]:
                 head = Head(head.seq + 1, link(key, chain, head.seq + 1, head.mac, record))
-                rows.append((chain, head.seq, record, number, head.mac))
+                macs.append(head.mac)
             heads.append(head)
-        columns = list(zip(*rows, strict=True))
         found = await self.db.commit_events(
             [
                 chains,
                 [base.seq for base in bases],
-                [base.mac for base in bases],
-                [head.seq for head in heads],
-                [head.mac for head in heads],
-                *[list(column) for column in columns],
+                b"".join(base.mac or bytes(MAC_BYTES) for base in bases),
+                [len(by_chain[chain]) for chain in chains],
+                # A record has no line end of its own: JSON escapes it.
+                "\n".join(record for chain in chains for record in by_chain[chain]),
+                b"".join(macs),
+                number,
             ]
         )
         moved = {row["chain"]: Head(row["seq"], row["mac"]) for row in found}
@@ -199,4 +201,8 @@ class AuditLog:
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
-    return value if isinstance(value, (bool, int, str)) else str(value)
+    if isinstance(value, (bool, int)):
+        return value
+    text = str(value)
+    # Half of a surrogate pair is text to JSON and to nobody else; it must not come back out of the log.
+    return text if text.isascii() else text.encode(errors="replace").decode()

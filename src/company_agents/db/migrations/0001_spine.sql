@@ -385,34 +385,39 @@ END $$;
 
 -- Append linked events to their chains, if each chain still ends where the caller linked them; the
 -- chains that have moved on are returned with their ends, and nothing was appended to those. The
--- chains come sorted, so that two replicas wait for each other in one order.
-CREATE FUNCTION audit_append(chains uuid[], base_seqs bigint[], base_macs bytea[], head_seqs bigint[],
-                             head_macs bytea[], e_chain uuid[], e_seq bigint[], e_record text[],
-                             e_key int[], e_mac bytea[])
+-- chains come sorted, so that two replicas wait for each other in one order. Records come as one text,
+-- a line each, and MACs as one value of 32 bytes each: arrays of them take longer to write than to store.
+CREATE FUNCTION audit_append(chains uuid[], base_seqs bigint[], base_macs bytea, counts int[], records text,
+                             macs bytea, key_number int)
     RETURNS TABLE (chain uuid, seq bigint, mac bytea) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     i int;
+    done int := 0;
+    lines text[] := string_to_array(records, E'\n');
+    head bytea;
     the_instance uuid := (SELECT id FROM instance);
 BEGIN
     FOR i IN 1 .. cardinality(chains) LOOP
-        IF chains[i] = the_instance THEN
-            PERFORM set_config('company_agents.company', '', true), set_config('company_agents.instance', 'on', true);
-        ELSE
-            PERFORM set_config('company_agents.company', chains[i]::text, true),
-                    set_config('company_agents.instance', '', true);
-        END IF;
+        PERFORM set_config('company_agents.company',
+                           CASE WHEN chains[i] = the_instance THEN '' ELSE chains[i]::text END, true),
+                set_config('company_agents.instance', CASE WHEN chains[i] = the_instance THEN 'on' ELSE '' END, true);
+        head := substring(macs FROM (done + counts[i] - 1) * 32 + 1 FOR 32);
         IF base_seqs[i] = 0 THEN
-            INSERT INTO audit_heads VALUES (chains[i], head_seqs[i], head_macs[i]) ON CONFLICT DO NOTHING;
+            INSERT INTO audit_heads VALUES (chains[i], counts[i], head) ON CONFLICT DO NOTHING;
         ELSE
-            UPDATE audit_heads h SET seq = head_seqs[i], mac = head_macs[i]
-            WHERE h.chain = chains[i] AND h.seq = base_seqs[i] AND h.mac = base_macs[i];
+            UPDATE audit_heads h SET seq = base_seqs[i] + counts[i], mac = head
+            WHERE h.chain = chains[i] AND h.seq = base_seqs[i]
+              AND h.mac = substring(base_macs FROM (i - 1) * 32 + 1 FOR 32);
         END IF;
         IF FOUND THEN
             INSERT INTO audit_events
-            SELECT * FROM unnest(e_chain, e_seq, e_record, e_key, e_mac) AS e (c, s, r, k, m) WHERE e.c = chains[i];
+            SELECT chains[i], base_seqs[i] + e.n, e.line, key_number,
+                   substring(macs FROM (done + e.n::int - 1) * 32 + 1 FOR 32)
+            FROM unnest(lines[done + 1 : done + counts[i]]) WITH ORDINALITY AS e (line, n);
         ELSE
             RETURN QUERY SELECT h.chain, h.seq, h.mac FROM audit_heads h WHERE h.chain = chains[i];
         END IF;
+        done := done + counts[i];
     END LOOP;
 END $$;

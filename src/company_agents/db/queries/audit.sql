@@ -1,6 +1,5 @@
 -- name: audit_append
-SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s::bytea[], %s::bigint[], %s::bytea[],
-                           %s::uuid[], %s::bigint[], %s::text[], %s::int[], %s::bytea[]);
+SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s, %s::int[], %s, %s, %s);
 
 -- name: audit_chain
 SELECT seq, record, audit_key, mac FROM audit_events WHERE chain = %(chain)s ORDER BY seq;
