@@ -44,7 +44,9 @@ FIXED = {
     "full_page_writes": "on",
     "synchronous_commit": "on",
     "timezone": "UTC",
-    # What is logged holds no statement, no parameter and no row.
+    # What is logged holds no statement, no parameter and no row. An error goes to its client only: its own
+    # text may quote a value. ("log" ranks above "error" here.)
+    "log_min_messages": "log",
     "log_timezone": "UTC",
     "log_destination": "stderr",
     "logging_collector": "off",

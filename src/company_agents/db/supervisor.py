@@ -37,7 +37,7 @@ LOG_SIZE = 10_000_000
 PAUSE = 0.005
 
 # After so many starts in a row that came to nothing, give up. The pauses in between double, in seconds.
-MOST_FAILURES = 6
+MOST_FAILURES = 5
 FIRST_PAUSE = 0.05
 
 # How long a fast shutdown may take before an immediate one, and that one before a kill, in seconds.
@@ -164,7 +164,9 @@ class Supervisor:
 
     def _turn(self, pause: float | None) -> None:
         for key, _ in self._selector.select(pause):
-            key.data(key.fd)
+            # One event may close what another in the same batch is about.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data(key.fd)
 
     def _pipe(self, on_byte: object) -> int:
         read, write = os.pipe()
