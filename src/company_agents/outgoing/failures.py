@@ -7,6 +7,7 @@ here: what is raised instead has neither a cause nor a context.
 
 from __future__ import annotations
 
+import os
 import ssl
 
 import aiohttp
@@ -40,7 +41,7 @@ def explain(error: Exception, host: str) -> CompanyAgentsError:
         case TimeoutError():
             return Unavailable(f"{host} did not go on with its answer in time", hint="try again later")
         case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or "no connection"
+            reason = os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
             return Unavailable(
                 f"{host} could not be connected to: {reason}", hint="is it running, and is the port right?"
             )

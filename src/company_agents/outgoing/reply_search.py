@@ -191,7 +191,7 @@ class Searcher:
     def scrub(self, text: bytes) -> bytes:
         """A whole text, apart from the stream; its hits are counted with the others."""
         other = Searcher(self._patterns)
-        clean = other.feed(text) + other.finish()
+        clean = other._search(text, final=True)
         self.hits += other.hits
         return clean
 
