@@ -56,7 +56,7 @@ def open_source(settings: Settings) -> KeySource:
     """
     path, address = settings.master_key_path, settings.master_key_source
     source = address.get_secret_value() if address else None
-    if path is not None:
+    if path:
         named = f"file://{Path(path).expanduser().absolute()}"
         if source is not None and _file_address(source, settings.home) != named:
             raise MayNotStart(
@@ -78,4 +78,4 @@ def open_source(settings: Settings) -> KeySource:
 
 def _file_address(source: str, home: Path) -> str:
     scheme, _, rest = source.partition("://")
-    return f"file://{(home / rest).absolute()}" if scheme == "file" else source
+    return f"file://{(home / Path(rest).expanduser()).absolute()}" if scheme == "file" else source

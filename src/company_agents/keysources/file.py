@@ -37,9 +37,12 @@ class FileSource:
 
     async def read(self) -> Found:
         """Every key in `keys/`, and `master.key` as the hint; a `master.key` put there by hand counts as a key."""
-        current = _read_key(self.path) if _exists(self.path) else None
+        with _explained(self.path):
+            current = _read_key(self.path) if _is_there(self.path) else None
+            # Not `glob`, which finds nothing in a folder that may not be read.
+            paths = sorted(self.ring.iterdir()) if _is_there(self.ring) else []
         keys = {}
-        for path in sorted(self.ring.glob("*.key")) if self.ring.is_dir() else ():
+        for path in (path for path in paths if path.suffix == ".key"):
             key = _read_key(path)
             if path.stem != key.key_id:
                 raise _refusal(
@@ -76,14 +79,16 @@ class FileSource:
         target = self.ring / f"{key_id}.key"
         with _explained(target):
             target.unlink(missing_ok=True)
+            # What a kill left behind in the middle of writing this key is a copy of it.
+            for left in (*self.ring.glob(_temporary(key_id, "*")), *self.path.parent.glob(_temporary(key_id, "*"))):
+                left.unlink(missing_ok=True)
             _sync_folder(self.ring)
 
 
 def _read_key(path: Path) -> MasterKey:
     with _explained(path):
-        folder = path.parent.resolve()
         # A link within the folder is how mounted secrets look; a link out of it may be somebody else's file.
-        if path.is_symlink() and not path.resolve().is_relative_to(folder):
+        if path.is_symlink() and not _resolved(path).is_relative_to(path.parent.resolve()):
             raise _refusal("key_symlink", f"{path} is a link to a place outside its folder", "put the key itself there")
         if not path.is_symlink() and path.is_dir():
             raise _refusal("key_directory", f"{path} is a directory", "a key is a file of 32 bytes")
@@ -97,6 +102,13 @@ def _read_key(path: Path) -> MasterKey:
     return MasterKey(Sensitive(content))
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # links in a circle; from Python 3.13 on that is no error here, but one when it is opened
+        return path
+
+
 def _check_owner_and_mode(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _refusal("key_directory", f"{path} is not a file", "a key is a file of 32 bytes")
@@ -106,8 +118,13 @@ def _check_owner_and_mode(path: Path, status: os.stat_result) -> None:
         raise _refusal("key_mode", f"{path} can be read by others than its owner", f"chmod 600 {path}")
 
 
-def _exists(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
+def _is_there(path: Path) -> bool:
+    """Whether there is anything. Not `exists`, which says no where it may not look, and follows links."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _private_folder(folder: Path) -> None:
@@ -116,10 +133,14 @@ def _private_folder(folder: Path) -> None:
         _sync_folder(folder.parent)
 
 
+def _temporary(key_id: str, mark: str) -> str:
+    return f".new-{key_id}-{mark}"
+
+
 @contextlib.contextmanager
 def _written(folder: Path, key: MasterKey) -> Iterator[Path]:
     """A temporary file in the folder that holds the key, on the disk; gone at the end unless it was renamed."""
-    temporary = folder / f".new-{secrets.token_hex(8)}"
+    temporary = folder / _temporary(key.key_id, secrets.token_hex(8))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "wb") as file:

@@ -40,7 +40,10 @@ async def unlock(db: Database, source: KeySource) -> KeyRing:
         _check(registered, found, missing, source)
         active = next(row["key_id"] for row in registered if row["state"] == "active")
         if found.current is not None and found.current.key_id != active:
-            # A rotation was killed before it wrote the hint.
+            # A rotation was killed before it wrote the hint; or somebody put another key of ours there, and
+            # that may be the only copy.
+            if found.current.key_id in {row["key_id"] for row in registered if row["state"] in NEEDED}:
+                await source.add(found.current)
             await source.make_current(active)
         return KeyRing(found.keys)
 
