@@ -5,16 +5,18 @@ The log: one JSON line per record, fields from a list, and no value that this pr
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import logging.handlers
 import sys
 from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from company_agents.outgoing.reply_search import Patterns, Searcher
+from company_agents.outgoing.reply_search import SHORTEST, Patterns, Searcher
 from company_agents.sensitive import Sensitive
 
 MOST_BYTES = 10 * 1024 * 1024
@@ -28,13 +30,15 @@ class Redactor:
     """
 
     def __init__(self) -> None:
-        self._held: dict[int, Sensitive] = {}
+        self._held: dict[object, _Held] = {}
 
     @contextlib.contextmanager
     def holding(self, value: Sensitive) -> Iterator[None]:
-        """Take this value out of what is logged meanwhile."""
-        ticket = id(value)
-        self._held[ticket] = value
+        """Take this value out of what is logged meanwhile. One that is under 8 bytes cannot be told from other text."""
+        # Not the value itself: two calls may hold the same one, and the first to end must not take it from the other.
+        ticket = object()
+        if len(value) >= SHORTEST:
+            self._held[ticket] = _Held(value)
         try:
             yield
         finally:
@@ -42,11 +46,23 @@ class Redactor:
 
     def clean(self, text: str) -> str:
         """The text without the values that are open."""
-        values = [value for value in self._held.values() if len(value) >= 8]
-        if not values:
+        held = list(self._held.values())
+        if not held:
             return text
-        searcher = Searcher(Patterns(values))
-        return (searcher.feed(text.encode(errors="replace")) + searcher.finish()).decode(errors="replace")
+        data = text.encode(errors="replace")
+        for value in held:
+            data = Searcher(value.patterns).scrub(data)
+        return data.decode(errors="replace")
+
+
+@dataclass
+class _Held:
+    value: Sensitive
+
+    @functools.cached_property
+    def patterns(self) -> Patterns:
+        """Made when something is logged, which during most calls is never."""
+        return Patterns([self.value])
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
@@ -60,6 +76,7 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
                     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
                 ),
                 _without_messages,
+                _first_line_of_asyncio,
                 structlog.processors.JSONRenderer(ensure_ascii=False),
             ],
         )
@@ -78,10 +95,26 @@ _SHARED: list[Any] = [
 
 def _without_messages(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     # What a foreign exception says of itself may quote a value; its type and where it was raised do not.
-    for entry in event.get("exception") or ():
+    for entry in _exceptions(event.get("exception")):
+        entry["exc_value"] = ""
+        entry.pop("exc_notes", None)
+        entry.pop("syntax_error", None)
+    return event
+
+
+def _exceptions(found: Any) -> Iterator[dict[str, Any]]:
+    """Each one, its causes, and those in a group."""
+    for entry in found if isinstance(found, list) else ():
         if isinstance(entry, dict):
-            entry["exc_value"] = ""
-            entry.pop("exc_notes", None)
+            yield entry
+            for inner in entry.get("exceptions") or ():
+                yield from _exceptions(inner)
+
+
+def _first_line_of_asyncio(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # The others hold the repr of a task with its exception, or of a callback with its arguments.
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
     return event
 
 
@@ -89,6 +122,8 @@ def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> Non
     """
     Send all records to `orchestrator.log` in the folder, in bounded size, and warnings to standard error as well.
     """
+    # Where a record cannot be formatted, the default prints it with its arguments to standard error, as they are.
+    logging.raiseExceptions = False
     formatter = _RedactingFormatter(redactor)
     handlers: list[logging.Handler] = []
     if folder is not None:
