@@ -28,6 +28,7 @@ from tests.database.processes import (
     until,
     using,
     wait_gone,
+    wait_stopped,
 )
 
 # --- one server for all who use it
@@ -146,6 +147,9 @@ def test_a_kill_while_the_data_folder_is_made_is_repaired_by_the_next_start(fres
         os.kill(the_supervisor(fresh_home), signal.SIGKILL)
     with join(fresh_home) as member:
         assert one(member.database, "SELECT 1", INSTANCE) == 1
+    # Something that initdb had started may have been writing a little longer; now it has ended too.
+    wait_stopped(fresh_home)
+    join(fresh_home).close()
     folder = Path(os.path.realpath(fresh_home / "db"))
     assert not list(folder.glob("data.new-*"))
 

@@ -31,7 +31,7 @@ from tests.database.processes import (
 
 @pytest.mark.parametrize(
     "name",
-    ["it's \"odd\" \\ $HOME 漢", "a,b", "x" * 120],
+    ['it\'s "odd" \\ $HOME 漢', "a,b", "x" * 120],
     ids=["spaces and quotes", "comma", "too long for a socket"],
 )
 def test_a_home_may_be_called_anything(tmp_path, name):

@@ -63,7 +63,8 @@ class ServerLog:
         """Keep it. A full disk loses lines rather than the server."""
         for line in said.decode(errors="replace").splitlines():
             for mark in ("FATAL:", "PANIC:"):
-                if mark in line:
+                # Not what it tells who knocks while it starts or stops.
+                if mark in line and "the database system is" not in line:
                     self.serious = line.split(mark, 1)[1].strip()
         with contextlib.suppress(OSError):
             if self._file is None or self._file.tell() > LOG_SIZE:
