@@ -18,7 +18,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult
-from mcp_types.version import LATEST_MODERN_VERSION
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
 
 from company_agents.app import App
 from company_agents.mcp_server import mcp_door
@@ -75,7 +75,7 @@ class Served:
         sent, params = {**JSON, "mcp-protocol-version": version, **headers}, dict(params or {})
         if token is not None:
             sent["authorization"] = f"Bearer {token}"
-        if version == LATEST_MODERN_VERSION:
+        if version not in HANDSHAKE_PROTOCOL_VERSIONS:
             sent["mcp-method"] = method
             if "name" in params:
                 sent["mcp-name"] = params["name"]

@@ -152,11 +152,12 @@ async def test_an_error_does_not_repeat_the_values_of_a_call(door: Served, tenan
 
 async def test_half_a_character_is_wrong_usage_where_it_cannot_be_sent(door: Served, tenant: Make) -> None:
     token = (await tenant()).token
-    for tool, arguments in [
+    calls: list[tuple[str, dict[str, Any]]] = [
         ("memory_write", {"content": "\ud800"}),
         ("integration_request", {"integration": "x", "method": "GET", "path": "/", "query": {"\ud800": "\udfff"}}),
         ("integration_request", {"integration": "x", "method": "GET", "path": "/", "body": "\ud800"}),
-    ]:
+    ]
+    for tool, arguments in calls:
         answer = await door.call(token, tool, arguments)
         assert (answer.status, answer.json["result"]["isError"]) == (200, True)
         assert '"code":"wrong_usage"' in answer.json["result"]["content"][0]["text"]
