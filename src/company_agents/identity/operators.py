@@ -200,6 +200,7 @@ class Operators:
         Raises:
             Refused: for somebody else, or by a token itself: a token that makes tokens would never end.
         """
+        _person(principal)
         if principal.kind is Kind.OPERATOR and (principal.via == "token" or operator_id not in (None, principal.id)):
             raise Refused("a token is made by the person it is for, signed in", hint="use the page Account")
         owner = operator_id or principal.id
@@ -229,6 +230,7 @@ class Operators:
 
     async def tokens(self, principal: Principal) -> Sequence[OperatorToken]:
         """A person's own tokens; all of them for the command line."""
+        _person(principal)
         async with self.db.transaction(None) as tx:
             return [OperatorToken(**row) for row in await tx.all("operator_token_list", operator_id=principal.id)]
 
@@ -237,6 +239,7 @@ class Operators:
         Raises:
             NotFound: it is not there, or not this person's.
         """
+        _person(principal)
         async with InstanceScope(self.db).transaction() as tx:
             row = await tx.one("operator_token_revoke", id=token_id, operator_id=principal.id)
             if row is None:
@@ -245,3 +248,8 @@ class Operators:
             if secret is not None:
                 await self.store.delete(tx, secret["id"])
             await self.audit.append(None, "operator.token_revoked", actor=principal.label, token=token_id)
+
+
+def _person(principal: Principal) -> None:
+    if principal.kind not in (Kind.OPERATOR, Kind.LOCAL):
+        raise Refused("only a person has tokens of this kind", hint="use the page Account, or the command line")

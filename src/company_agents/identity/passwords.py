@@ -49,12 +49,12 @@ async def password_matches(stored: str | None, password: str) -> bool:
         return False
 
     def verify() -> Literal[True]:
-        return _HASHER.verify(stored or _NOBODY, password)
+        return _HASHER.verify(_NOBODY if stored is None else stored, password)
 
     async with _ONE_AT_A_TIME:
         try:
             return await asyncio.to_thread(verify) and stored is not None
-        except argon2.exceptions.VerificationError:
+        except (argon2.exceptions.VerificationError, ValueError):  # the latter: what is stored is no hash at all
             return False
 
 

@@ -132,14 +132,13 @@ class Sessions:
         account = f"account:{name.lower()[:100]}"
         watched = {f"{account}|{address}": LONGEST_WAIT, account: LONGEST_WAIT_FOR_ALL}
         async with self.db.transaction(None) as tx:
-            blocked = await tx.one("failures_blocked", who=list(watched))
-            if blocked is None or blocked["seconds"] is None:
-                # Charged before it is tried, so that many at once are as slow as one after the other.
-                for who, longest in watched.items():
-                    await tx.run("failure_count", who=who, free=FREE_FAILURES, longest=longest)
+            # Charged before it is tried, and refused by the same statement: of many at once each sees the ones before.
+            for who, longest in watched.items():
+                if not await tx.run("failure_charge", who=who, free=FREE_FAILURES, longest=longest):
+                    blocked = await tx.one("failures_blocked", who=list(watched))
+                    seconds = blocked["seconds"] if blocked else None
+                    raise TooMany("too many failed attempts", retry_after=int(seconds or 0) + 1)
             row = await tx.one("operator_by_name", name=name)
-        if blocked is not None and blocked["seconds"] is not None:
-            raise TooMany("too many failed attempts", retry_after=int(blocked["seconds"]) + 1)
         good = await password_matches(row["password_hash"] if row else None, password)
         if good and row is not None and code is not None:
             good = await self._take_code(row["id"], code, row["totp_step"])

@@ -75,18 +75,20 @@ DELETE FROM sessions WHERE operator_id = %(operator_id)s;
 DELETE FROM sessions WHERE ends_at < now();
 
 -- name: failures_blocked
-SELECT extract(epoch FROM max(blocked_until) - now()) AS seconds FROM sign_in_failures
-WHERE who = ANY (%(who)s) AND blocked_until > now();
+SELECT extract(epoch FROM max(blocked_until) - clock_timestamp()) AS seconds FROM sign_in_failures
+WHERE who = ANY (%(who)s) AND blocked_until > clock_timestamp();
 
--- name: failure_count
--- After the free ones the wait doubles with each failure; an hour without any starts anew.
-INSERT INTO sign_in_failures (who, failures, blocked_until) VALUES (%(who)s, 1, now())
+-- name: failure_charge
+-- After the free ones the wait doubles with each failure; an hour without any starts anew. No row: blocked. Whoever
+-- waited here for another attempt looks at the clock anew, not at when its transaction began.
+INSERT INTO sign_in_failures (who, failures, blocked_until) VALUES (%(who)s, 1, clock_timestamp())
 ON CONFLICT (who) DO UPDATE SET
     failures = CASE WHEN sign_in_failures.updated_at < now() - interval '1 hour' THEN 1 ELSE sign_in_failures.failures + 1 END,
-    blocked_until = now() + make_interval(secs => CASE
+    blocked_until = clock_timestamp() + make_interval(secs => CASE
         WHEN sign_in_failures.updated_at < now() - interval '1 hour' OR sign_in_failures.failures + 1 < %(free)s THEN 0
         ELSE least(%(longest)s, 2 ^ least(sign_in_failures.failures + 1 - %(free)s, 20)) END),
-    updated_at = now();
+    updated_at = now()
+WHERE sign_in_failures.blocked_until <= clock_timestamp();
 
 -- name: failures_forget
 DELETE FROM sign_in_failures WHERE who = ANY (%(who)s);
