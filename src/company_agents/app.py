@@ -20,6 +20,7 @@ from company_agents.db.database import Database
 from company_agents.db.embedded import Membership, hold_home, join
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
+from company_agents.errors import CompanyAgentsError
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
 from company_agents.identity.identity import Identity
@@ -97,6 +98,10 @@ async def open_app(
         await outgoing.start()
         stack.push_async_callback(outgoing.close)
         audit.start()
+        # Opened now. Later, callers that wait for their event may hold every connection that this would take. Where
+        # it does not open, nothing can be recorded, and every use says so; what only looks can go on.
+        with contextlib.suppress(CompanyAgentsError):
+            await audit_keys.newest()
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))

@@ -6,7 +6,7 @@ share a disk write, and one company's calls do not queue behind one another's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ MOST_FOLDS = 10_000
 # More than this in one statement would hold the heads of many chains for long.
 MOST_IN_A_BATCH = 500
 MOST_ATTEMPTS = 20
+
+log = logging.getLogger(__name__)
 
 AuditKey = Callable[[], Awaitable[tuple[int, Sensitive]]]
 
@@ -60,6 +62,7 @@ class AuditLog:
     _folds: dict[tuple[Any, ...], _Fold] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
     _closing: bool = False
 
     def start(self) -> None:
@@ -92,6 +95,7 @@ class AuditLog:
     def note(self, company_id: UUID | None, action: str, **facts: Any) -> None:
         """Append an event that nobody waits for. It is committed within a moment, and before a clean stop."""
         self._queue.append(_Pending(company_id or self.instance_id, self._record(action, facts), None))
+        self._wake_within(LINGER)
 
     def refusal(self, company_id: UUID | None, action: str, **facts: Any) -> None:
         """
@@ -108,7 +112,12 @@ class AuditLog:
             self._flush_folds(everything=True)
         event = {"decision": "refused", **facts}
         self._folds[alike] = _Fold(chain, {"action": action, **event}, time.monotonic())
+        asyncio.get_running_loop().call_later(FOLD_WINDOW + LINGER, self._wake.set)
         self.note(company_id, action, **event)
+
+    def _wake_within(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     def _record(self, action: str, facts: dict[str, Any]) -> str:
         record = {name: _plain(value) for name, value in facts.items() if value is not None}
@@ -127,9 +136,11 @@ class AuditLog:
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LINGER)
+            await self._wake.wait()
             self._wake.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             self._flush_folds(everything=False)
             while self._queue:
                 batch, self._queue = self._queue[:MOST_IN_A_BATCH], self._queue[MOST_IN_A_BATCH:]
@@ -143,12 +154,15 @@ class AuditLog:
             await self._link_and_write(batch)
         except Exception as error:
             self._heads.clear()
+            log.warning("the audit log could not be written", exc_info=error)
             problem = error if isinstance(error, CompanyAgentsError) else Failed("the audit event could not be written")
             for pending in batch:
                 if pending.waiter is not None and not pending.waiter.done():
                     pending.waiter.set_exception(Unavailable(f"the audit log cannot be written: {problem.sentence}"))
             # What nobody waits for is tried again with what comes next; what somebody waited for was refused.
             kept = [pending for pending in batch if pending.waiter is None]
+            if self._closing and kept:
+                log.error("%d audit events are lost with this stop", len(kept))
             self._queue[:0] = kept[-MOST_FOLDS:]
             if kept and not self._closing:
                 await asyncio.sleep(LINGER)

@@ -4,23 +4,21 @@ company-agents agent …
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from company_agents.cli.command import Session, command
-from company_agents.cli.options import After, CompanyId, Limit, SomeId
+from company_agents.cli.command import Session, command, noun
+from company_agents.cli.options import After, CompanyId, Limit, Name, SomeId
 from company_agents.cli.terminal import Result
-from company_agents.identity.agents import Agent
-from company_agents.sensitive import Sensitive
 
-group = typer.Typer(name="agent", help="The agents of a company, and their tokens.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from company_agents.identity.agents import Agent
+    from company_agents.sensitive import Sensitive
+
+group = noun("agent", "The agents of a company, and their tokens.")
 
 
 @command(group, "create")
-async def create(
-    session: Session, name: Annotated[str, typer.Argument(help="what it is called")], company: CompanyId
-) -> Result:
+async def create(session: Session, name: Name, company: CompanyId) -> Result:
     """Hire an agent. Its token is shown this once."""
     return _with_token(*await session.app.agents.create(await session.company(company), name))
 
@@ -58,4 +56,4 @@ async def rotate_token(session: Session, id: SomeId) -> Result:
 
 def _with_token(agent: Agent, token: Sensitive) -> Result:
     data: dict[str, Any] = {"id": agent.id, "name": agent.name, "company_id": agent.company_id, "token": token}
-    return Result(data)
+    return Result(data, note="the token is shown this once: keep it where the agent finds it, and nowhere else")

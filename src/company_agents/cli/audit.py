@@ -11,13 +11,19 @@ from uuid import UUID
 import typer
 
 from company_agents.cli import terminal
-from company_agents.cli.command import Session, command
-from company_agents.cli.terminal import Result, plain
+from company_agents.cli.command import Session, command, noun
+from company_agents.cli.options import a_number, an_id
+from company_agents.cli.terminal import Result, count, plain
 from company_agents.errors import Exit
 
-group = typer.Typer(name="audit", help="What happened.", no_args_is_help=True)
+group = noun("audit", "What happened.")
 
-Company = Annotated[UUID | None, typer.Option("--company", help="only this company's; without: all, and the instance's")]
+Company = Annotated[
+    UUID | None,
+    typer.Option("--company", parser=an_id, metavar="ID", help="only this company's; else all, and the instance's"),
+]
+# What has a place of its own in a line of `audit tail`.
+SHOWN = ("seq", "at", "action", "company", "actor")
 # Seconds between two looks while following.
 FOLLOW_EVERY = 0.5
 
@@ -26,7 +32,7 @@ FOLLOW_EVERY = 0.5
 async def tail(
     session: Session,
     company: Company = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="how many of the newest")] = 50,
+    limit: Annotated[int, typer.Option("--limit", parser=a_number(1, 1000), metavar="N", help="how many of the newest, up to 1000")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with every new event, until Ctrl-C")] = False,
 ) -> Result:
     """Print the newest events, oldest first; with --json, one object a line."""
@@ -55,7 +61,8 @@ async def verify(session: Session, company: Company = None) -> Result:
         await session.app.events.company_exists(company)
         chains = [await session.app.events.verify(company)]
     faults = [fault for chain in chains for fault in chain.faults]
-    lines = [f"{sum(chain.events for chain in chains)} events in {len(chains)} chains were read"]
+    events = sum(chain.events for chain in chains)
+    lines = [f"{count(events, 'event')} in {count(len(chains), 'chain')}"]
     lines += [f"chain {fault.chain}, event {fault.seq}: {fault.what}" for fault in faults]
     lines.append("something is wrong" if faults else "nothing is wrong")
     data = {"ok": not faults, "chains": [plain(chain) for chain in chains]}
@@ -89,7 +96,16 @@ def _print(session: Session, events: list[dict[str, Any]]) -> None:
         if session.json:
             terminal.line(event)
             continue
-        rest = {name: value for name, value in event.items() if name not in ("seq", "at", "action", "company", "actor")}
-        facts = " ".join(f"{name}={value}" for name, value in rest.items())
-        where = f"{event['company'] or 'instance'}#{event['seq']}"
-        terminal.text_line(f"{event['at'][:19]}Z  {where}  {event['action']}  {event.get('actor', '—')}  {facts}")
+        terminal.text_line(_told(event))
+
+
+def _told(event: dict[str, Any]) -> str:
+    """One line: when, which event of which chain, what, who, and the facts."""
+    facts = " ".join(f"{name}={_fact(value)}" for name, value in event.items() if name not in SHOWN)
+    chain = str(event["company"])[:8] if event["company"] else "instance"
+    who = event.get("actor") or "-"
+    return f"{event['at'][:19]}Z  {chain} {event['seq']:>5}  {event['action']:<24}  {who}  {facts}".rstrip()
+
+
+def _fact(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,34 +1,40 @@
 """
 What every command has in common: settings, the open instance, --json, errors and exit statuses.
+
+A command that only prints its help, or refuses its words, loads none of the instance's parts: they are imported
+where they are used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import inspect
 import os
 import pwd
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
 
-from company_agents.app import App, open_app
 from company_agents.cli import terminal
+from company_agents.cli.help import PlainCommand, PlainGroup
+from company_agents.cli.options import AsJson
 from company_agents.cli.terminal import Result
 from company_agents.errors import WrongUsage
-from company_agents.hardening import wipe_environment
-from company_agents.identity.permissions import Kind
-from company_agents.identity.principal import Caller, Principal, Via
-from company_agents.logs import Redactor, start_logging
 from company_agents.sensitive import Sensitive
-from company_agents.settings import SECRET_VARIABLES, Settings, read_settings
 
-# The largest token that is read from a pipe; what is longer is no token.
+if TYPE_CHECKING:
+    from company_agents.app import App
+    from company_agents.identity.principal import Caller, Principal
+    from company_agents.settings import Settings
+
+# The largest token that is read from a pipe, in bytes; what is longer is no token.
 MOST_STDIN = 64 * 1024
 
 
@@ -56,6 +62,11 @@ class Session:
 Command = Callable[..., Awaitable[Result]]
 
 
+def noun(name: str, help: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(name=name, help=help, cls=PlainGroup)
+
+
 def command(group: typer.Typer, name: str) -> Callable[[Command], Command]:
     """
     Make a coroutine function a command. Its first parameter is the `Session`; the others are options, to which
@@ -69,22 +80,17 @@ def command(group: typer.Typer, name: str) -> Callable[[Command], Command]:
             terminal.show(result, as_json=as_json)
             raise typer.Exit(result.exit_status)
 
-        group.command(name, help=inspect.getdoc(function))(with_json(run, function))
+        group.command(name, cls=PlainCommand, help=inspect.getdoc(function))(_with_json(run, function))
         return function
 
     return add
 
 
-def with_json(run: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
+def _with_json(run: Callable[..., None], function: Callable[..., Any]) -> Callable[..., None]:
     """`run` with the options of `function` (without its first parameter), and --json."""
     signature = inspect.signature(function, eval_str=True)
-    options = [parameter for parameter in list(signature.parameters.values())[1:]]
-    json_option = inspect.Parameter(
-        "json_",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=typer.Option(False, "--json", help="print one JSON object"),
-        annotation=bool,
-    )
+    options = list(signature.parameters.values())[1:]
+    json_option = inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
     parameters = [*(option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options), json_option]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -98,6 +104,9 @@ def settings_of_command(**given: Any) -> Settings:
     Raises:
         MayNotStart: a setting that cannot be used.
     """
+    from company_agents.hardening import wipe_environment
+    from company_agents.settings import SECRET_VARIABLES, read_settings
+
     settings = read_settings(**given)
     wipe_environment(SECRET_VARIABLES)
     return settings
@@ -105,6 +114,9 @@ def settings_of_command(**given: Any) -> Settings:
 
 def local_principal() -> Principal:
     """Whoever may read the instance home may do everything; the record says who it was."""
+    from company_agents.identity.permissions import Kind
+    from company_agents.identity.principal import Principal, Via
+
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -119,21 +131,43 @@ def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
     Raises:
         WrongUsage: nothing came, too much did, or there is no terminal to ask on.
     """
-    if from_stdin:
-        value = sys.stdin.buffer.read(MOST_STDIN + 1)
-        if len(value) > MOST_STDIN:
-            raise WrongUsage("what came on standard input is too long for a token")
-        secret = Sensitive(value.strip())
-    elif sys.stdin.isatty():
-        secret = Sensitive(getpass.getpass(f"{prompt}: ").strip())
-    else:
-        raise WrongUsage("there is no terminal to ask for the token", hint="give it with --token-stdin")
+    with _interruptible():
+        if from_stdin:
+            # Python has no standard input where the caller has closed it.
+            value = sys.stdin.buffer.read(MOST_STDIN + 1) if sys.stdin else b""
+            if len(value) > MOST_STDIN:
+                raise WrongUsage("what came on standard input is too long for a token")
+            secret = Sensitive(value.strip())
+        elif sys.stdin and sys.stdin.isatty():
+            secret = Sensitive(_typed(prompt))
+        else:
+            raise WrongUsage("there is no terminal to ask for the token", hint="give it with --token-stdin")
     if not secret:
         raise WrongUsage("the token is empty", hint="pipe it in with --token-stdin, or type it when asked")
     return secret
 
 
+def _typed(prompt: str) -> str:
+    try:
+        return getpass.getpass(f"{prompt}: ").strip()
+    except EOFError:
+        return ""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    # asyncio takes the first Ctrl-C to cancel the task with, which a blocked read would never notice.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def _in_session(function: Command, options: dict[str, Any], as_json: bool) -> Result:
+    from company_agents.app import open_app
+    from company_agents.logs import Redactor, start_logging
+
     settings = settings_of_command()
     redactor = Redactor()
     start_logging(redactor, folder=None, level="error")

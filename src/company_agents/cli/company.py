@@ -4,19 +4,15 @@ company-agents company …
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from company_agents.cli.command import Session, command
-from company_agents.cli.options import After, Limit
+from company_agents.cli.command import Session, command, noun
+from company_agents.cli.options import After, Limit, Name
 from company_agents.cli.terminal import Result
 
-group = typer.Typer(name="company", help="The companies of this instance.", no_args_is_help=True)
+group = noun("company", "The companies of this instance.")
 
 
 @command(group, "create")
-async def create(session: Session, name: Annotated[str, typer.Argument(help="what it is called")]) -> Result:
+async def create(session: Session, name: Name) -> Result:
     """Create a company."""
     return Result(await session.app.companies.create(session.principal, name))
 

@@ -8,17 +8,21 @@ import asyncio
 import shutil
 import stat
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from company_agents.app import App, open_app
 from company_agents.cli import terminal
 from company_agents.cli.command import settings_of_command
+from company_agents.cli.help import PlainCommand
+from company_agents.cli.options import AsJson
 from company_agents.cli.terminal import Result, plain
+from company_agents.cli.up import running_url
 from company_agents.errors import CompanyAgentsError, Exit
-from company_agents.logs import Redactor, start_logging
-from company_agents.settings import Settings
+
+if TYPE_CHECKING:
+    from company_agents.app import App
+    from company_agents.settings import Settings
 
 # Below this the database is about to fail (bytes).
 LEAST_DISK = 500 * 1024 * 1024
@@ -37,16 +41,18 @@ class Check:
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
-    @cli.command("doctor")
-    def doctor(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False) -> None:
+    @cli.command("doctor", cls=PlainCommand)
+    def doctor(as_json: AsJson = False) -> None:
         """Look at everything that must be right, and say what is not."""
         settings = settings_of_command()
-        start_logging(Redactor(), folder=None, level="error")
-        checks = [_home(settings), _disk(settings), *asyncio.run(_instance(settings))]
+        checks = [_home(settings), _disk(settings)]
+        # To look is not to make: an instance begins with `up` or with a first command.
+        if (settings.home / "db").exists() or settings.database_url is not None:
+            checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]
         good = all(check.ok for check in checks)
         lines = []
         for check in checks:
-            lines.append(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.detail}")
+            lines.append(f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.detail}")
             if not check.ok and check.hint:
                 lines.append(f"     hint: {check.hint}")
         terminal.show(Result({"ok": good, "checks": plain(checks)}, text="\n".join(lines)), as_json=as_json)
@@ -56,11 +62,11 @@ def register(cli: typer.Typer) -> None:
 def _home(settings: Settings) -> Check:
     try:
         mode = stat.S_IMODE(settings.home.stat().st_mode)
-    except FileNotFoundError:
-        return Check("home", True, f"{settings.home} does not exist yet; the first command makes it")
-    good = not mode & 0o077
-    detail = f"{settings.home} is {'its owner alone' if good else 'open to others'}"
-    return Check("home", good, detail.replace("is its", "is for its"), f"chmod 700 {settings.home}")
+    except OSError:
+        return Check("home", True, f"{settings.home} does not exist yet; `company-agents up` makes it")
+    if mode & 0o077:
+        return Check("home", False, f"{settings.home} is open to others", f"chmod 700 {settings.home}")
+    return Check("home", True, f"{settings.home} is for its owner alone")
 
 
 def _disk(settings: Settings) -> Check:
@@ -69,7 +75,16 @@ def _disk(settings: Settings) -> Check:
     return Check("disk", free >= LEAST_DISK, f"{free // 1024**2} MiB free", "make room: a full disk stops every write")
 
 
+def _orchestrator(settings: Settings) -> Check:
+    url = running_url(settings)
+    return Check("orchestrator", True, f"runs at {url}" if url else "does not run on this home now")
+
+
 async def _instance(settings: Settings) -> list[Check]:
+    from company_agents.app import open_app
+    from company_agents.logs import Redactor, start_logging
+
+    start_logging(Redactor(), folder=None, level="error")
     try:
         async with open_app(settings) as app:
             return [_database(app), await _key(app), await _secrets(app), await _audit(app)]
@@ -95,8 +110,8 @@ async def _key(app: App) -> Check:
 async def _secrets(app: App) -> Check:
     found = await app.keys.verify()
     if found.bad:
-        first = found.bad[0]
-        return Check("secrets", False, f"{len(found.bad)} do not open; the first: {first.id} ({first.problem})", "`company-agents key verify`")
+        detail = f"{len(found.bad)} do not open; the first: {found.bad[0].id} ({found.bad[0].problem})"
+        return Check("secrets", False, detail, "`company-agents key verify` names them all")
     return Check("secrets", True, f"{found.opened} open")
 
 
@@ -104,5 +119,6 @@ async def _audit(app: App) -> Check:
     chains = await app.events.verify_all()
     faults = [fault for chain in chains for fault in chain.faults]
     if faults:
-        return Check("audit", False, f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}", "`company-agents audit verify`")
+        detail = f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}"
+        return Check("audit", False, detail, "`company-agents audit verify` names them all")
     return Check("audit", True, f"{sum(chain.events for chain in chains)} events prove themselves")

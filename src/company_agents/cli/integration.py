@@ -9,27 +9,30 @@ from uuid import UUID
 
 import typer
 
-from company_agents.cli.command import Session, command, read_secret
-from company_agents.cli.options import After, CompanyId, Limit, SomeId, TokenStdin
+from company_agents.cli.command import Session, command, noun, read_secret
+from company_agents.cli.options import After, AgentId, CompanyId, Limit, SomeId, TokenStdin, an_id
 from company_agents.cli.terminal import Result
 
-group = typer.Typer(name="integration", help="A company's connections to providers.", no_args_is_help=True)
-
-AgentId = Annotated[UUID, typer.Option("--agent", help="the agent's id")]
+group = noun("integration", "A company's connections to providers.")
 
 
 @command(group, "connect")
 async def connect(
     session: Session,
-    provider: Annotated[str, typer.Argument(help="its name; `provider list` shows them")],
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="its name; `provider list` shows them")],
     company: CompanyId,
-    name: Annotated[str | None, typer.Option("--name", help="what it is called; else like the provider")] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="another scheme, host and port")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what it is called; else like the provider")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", metavar="URL", help="another scheme, host and port")] = None,
     allow_private_network: Annotated[
         bool, typer.Option("--allow-private-network", help="the host may be in a private network, or this machine")
     ] = False,
-    header: Annotated[str | None, typer.Option("--header", help="generic: the header that the token goes into")] = None,
-    allow: Annotated[list[UUID] | None, typer.Option("--allow", help="an agent that may use it; can be repeated")] = None,
+    header: Annotated[
+        str | None, typer.Option("--header", metavar="NAME", help="generic: the header that the token goes into")
+    ] = None,
+    allow: Annotated[
+        list[UUID] | None,
+        typer.Option("--allow", parser=an_id, metavar="ID", help="an agent that may use it; can be repeated"),
+    ] = None,
     allow_all: Annotated[bool, typer.Option("--allow-all", help="every agent of the company may use it")] = False,
     token_stdin: TokenStdin = False,
 ) -> Result:

@@ -9,27 +9,43 @@ from uuid import UUID
 
 import typer
 
-from company_agents.cli.command import Session, command
-from company_agents.cli.options import SomeId
+from company_agents.cli.command import Session, command, noun
+from company_agents.cli.options import SomeId, a_number, an_id
 from company_agents.cli.terminal import Result
+from company_agents.cli.up import running_url
 from company_agents.identity.permissions import Role
 
-group = typer.Typer(name="operator", help="The people of this instance.", no_args_is_help=True)
-token_group = typer.Typer(name="token", help="Tokens of people's programs.", no_args_is_help=True)
+group = noun("operator", "The people of this instance.")
+token_group = noun("token", "Tokens of people's programs.")
 group.add_typer(token_group)
+
+
+def a_role(text: str) -> Role:
+    """
+    Raises:
+        BadParameter: there is no such role.
+    """
+    try:
+        return Role(text)
+    except ValueError:
+        raise typer.BadParameter("this is none of viewer, operator, owner") from None
 
 
 @command(group, "link")
 async def link(
     session: Session,
     operator: Annotated[
-        UUID | None, typer.Option("--operator", help="for a person who lost password or device; without: a new owner")
+        UUID | None,
+        typer.Option(
+            "--operator", parser=an_id, metavar="ID", help="for a person who lost password or device; else for a new owner"
+        ),
     ] = None,
 ) -> Result:
     """Make a sign-in link, good once and for 15 minutes."""
     token = await session.app.operators.link(session.principal, operator)
-    url = f"{session.app.settings.url}/join?token={token.reveal_text()}"
-    return Result({"url": url}, text=url)
+    address = running_url(session.app.settings) or session.app.settings.url
+    url = f"{address}/join?token={token.reveal_text()}"
+    return Result({"url": url}, text=url, note="it is good once, and for 15 minutes")
 
 
 @command(group, "list")
@@ -42,14 +58,17 @@ async def listing(session: Session) -> Result:
 @command(token_group, "create")
 async def token_create(
     session: Session,
-    operator: Annotated[UUID, typer.Option("--operator", help="whose token it is to be")],
-    name: Annotated[str, typer.Option("--name", help="what it is for")],
-    days: Annotated[int, typer.Option("--days", help="how long it lives")] = 90,
-    role: Annotated[Role, typer.Option("--role", help="the highest role that it may use")] = Role.OPERATOR,
+    operator: Annotated[UUID, typer.Option("--operator", parser=an_id, metavar="ID", help="whose token it is to be")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="what it is for")],
+    days: Annotated[int, typer.Option("--days", parser=a_number(1, 365), metavar="N", help="how long it lives")] = 90,
+    role: Annotated[
+        Role, typer.Option("--role", parser=a_role, metavar="ROLE", help="viewer, operator or owner: the highest that it may use")
+    ] = Role.OPERATOR,
 ) -> Result:
     """Make a token for a person's programs. It is shown this once."""
     made, token = await session.app.operators.create_token(session.principal, name, days, role, operator)
-    return Result({"id": made.id, "name": made.name, "role": made.role, "ends_at": made.ends_at, "token": token})
+    data = {"id": made.id, "name": made.name, "role": made.role, "ends_at": made.ends_at, "token": token}
+    return Result(data, note="the token is shown this once")
 
 
 @command(token_group, "list")

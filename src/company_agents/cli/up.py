@@ -6,99 +6,99 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import json
+import os
 import socket
 from collections.abc import Iterator
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import uvicorn
-from uvicorn._types import ASGIApplication
 
-from company_agents.app import App, hold_home
 from company_agents.cli import terminal
 from company_agents.cli.command import settings_of_command
+from company_agents.cli.help import PlainCommand
+from company_agents.cli.options import AsJson, a_number
 from company_agents.errors import MayNotStart
-from company_agents.settings import Settings
 
-# How long open requests may go on after a stop was asked for (seconds).
-GRACE = 5
+if TYPE_CHECKING:
+    from company_agents.app import App
+    from company_agents.settings import Settings
+
+Host = Annotated[str | None, typer.Option("--host", metavar="HOST", help="the address to listen on")]
+Port = Annotated[
+    int | None, typer.Option("--port", parser=a_number(0, 65535), metavar="PORT", help="the port; 0 takes a free one")
+]
 
 
 def register(cli: typer.Typer) -> None:
     """Add the command."""
 
-    @cli.command("up")
-    def up(
-        host: Annotated[str | None, typer.Option("--host", help="the address to listen on")] = None,
-        port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="the port; 0 takes a free one")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print JSON lines")] = False,
-    ) -> None:
+    @cli.command("up", cls=PlainCommand)
+    def up(host: Host = None, port: Port = None, as_json: AsJson = False) -> None:
         """Start the orchestrator: dashboard, API and MCP, with everything embedded. Ctrl-C stops it."""
         settings = settings_of_command(host=host, port=port)
+        # Here, because the doors are heavy and no other command needs them.
+        from company_agents.app import hold_home
+        from company_agents.cli.server import serve
+
         with hold_home(settings.home), _bound(settings) as listening:
             settings = settings.model_copy(update={"port": listening.getsockname()[1]})
-            asyncio.run(_serve(settings, listening, as_json))
+
+            async def when_ready(app: App) -> None:
+                _say_ready(await _ready(app), as_json)
+
+            with _noted(settings):
+                asyncio.run(serve(settings, listening, when_ready))
+
+
+def running_url(settings: Settings) -> str | None:
+    """The address of the `up` that runs on this home now, if any: it may have been given another port."""
+    try:
+        found = json.loads(_note(settings).read_text())
+        os.kill(found["process"], 0)
+        return str(found["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _noted(settings: Settings) -> Iterator[None]:
+    note = _note(settings)
+    note.write_text(json.dumps({"process": os.getpid(), "url": settings.url}))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _note(settings: Settings) -> Path:
+    return settings.home / "locks" / "address"
 
 
 @contextlib.contextmanager
 def _bound(settings: Settings) -> Iterator[socket.socket]:
     """The socket, bound and not yet listening: nobody gets in before everything is ready."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _not_bound(settings, "there is no such address") from error
+    with listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((settings.host, settings.port))
+            listening.bind(address)
         except OSError as error:
-            raise MayNotStart(
-                f"{settings.host} port {settings.port} cannot be listened on: {(error.strerror or 'no').lower()}",
-                hint="another program may be using it; --port takes another, 0 a free one",
-            ) from error
+            raise _not_bound(settings, (error.strerror or "no").lower()) from error
         yield listening
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # The original ends the process with the signal before what is written late has been written.
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-
-async def _serve(settings: Settings, listening: socket.socket, as_json: bool) -> None:
-    # Here, because the doors are heavy and no other command needs them.
-    from company_agents.asgi import open_front
-
-    async with open_front(settings) as (app, front):
-        server = _server(front)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
-        if server.started:
-            _say_ready(await _ready(app), as_json)
-        await serving
-
-
-def _server(front: ASGIApplication) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            front,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=GRACE,
-        )
+def _not_bound(settings: Settings, why: str) -> MayNotStart:
+    return MayNotStart(
+        f"{settings.host} port {settings.port} cannot be listened on: {why}",
+        hint="another program may be using it; --port takes another, 0 a free one",
+        code="address",
     )
 
 
@@ -115,11 +115,13 @@ async def _ready(app: App) -> dict[str, Any]:
 
 
 def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        terminal.line(ready)
-        return
-    terminal.text_line(f"company agents is ready at {ready['url']}")
-    if ready["sign_in_url"]:
-        terminal.text_line(f"become its owner, within 15 minutes: {ready['sign_in_url']}")
-    terminal.text_line(f"agents connect to {ready['mcp_url']}")
-    terminal.text_line("Ctrl-C stops it")
+    # Whoever started us may have read what it wanted and gone; that is no reason to stop.
+    with contextlib.suppress(BrokenPipeError):
+        if as_json:
+            terminal.line(ready)
+            return
+        terminal.text_line(f"company agents is ready at {ready['url']}")
+        if ready["sign_in_url"]:
+            terminal.text_line(f"become its owner, within 15 minutes: {ready['sign_in_url']}")
+        terminal.text_line(f"agents connect to {ready['mcp_url']}")
+        terminal.text_line("Ctrl-C stops it")

@@ -167,7 +167,7 @@ def translated() -> Iterator[None]:
         psycopg.errors.DeadlockDetected,
     ) as error:
         raise Busy("the database is busy with a change", hint="try again") from error
-    except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
+    except (psycopg.errors.CheckViolation, psycopg.DataError, UnicodeEncodeError) as error:
         raise WrongUsage("a value is too long, or has characters that cannot be stored") from error
     except psycopg.errors.ForeignKeyViolation as error:
         raise Conflict("it refers to something that does not exist, or that is still in use") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from company_agents.audit.log import AuditLog
-from company_agents.companies.scope import CompanyScope
+from company_agents.companies.scope import CompanyScope, InstanceScope
 from company_agents.db.database import Database
 from company_agents.errors import CompanyAgentsError, NotFound, Unauthenticated, Unavailable
 from company_agents.identity.permissions import Kind, Role, lower_role
@@ -98,6 +98,10 @@ class Identity:
         if principal.kind is not Kind.OPERATOR or principal.ceiling is None or role is None:
             raise unknown
         return Caller(principal, scope, lower_role(principal.ceiling, Role(role)))
+
+    def instance_scope(self) -> InstanceScope:
+        """Where rows belong to no company: what was answered to somebody who created one."""
+        return InstanceScope(self.db)
 
     async def _stored(self, row: dict[str, object]) -> Sensitive:
         try:

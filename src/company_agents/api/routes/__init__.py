@@ -1,0 +1,21 @@
+"""
+The routes, one module per noun.
+"""
+
+from company_agents.api.routes import agents, audit, companies, integrations, me, memory, providers, tasks, tokens
+
+# In the order in which they are matched: who asks most comes first.
+ROUTERS = (
+    me.router,
+    integrations.sending,
+    tasks.router,
+    memory.router,
+    agents.router,
+    integrations.router,
+    companies.router,
+    audit.router,
+    providers.router,
+    tokens.router,
+)
+
+__all__ = ["ROUTERS"]

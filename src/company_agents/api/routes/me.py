@@ -1,0 +1,31 @@
+"""
+Whose token this is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from company_agents.api.callers import QuickRoute, who_calls
+from company_agents.api.schemas import AgentMe, OperatorMe
+from company_agents.identity.principal import Principal
+
+router = APIRouter(prefix="/v1", tags=["me"], route_class=QuickRoute)
+
+
+@router.get("/me", response_model=AgentMe | OperatorMe, operation_id="getMe", summary="Whose token this is")
+async def get_me(request: Request) -> Response:
+    # Written out by hand: agents ask this all the time, and the token's check has said everything already.
+    who = who_calls(request)
+    shown: dict[str, Any]
+    if isinstance(who, Principal):
+        shown = {"kind": "operator", "id": str(who.id), "name": who.name, "role": who.role}
+    else:
+        agent = who.principal
+        shown = {"kind": "agent", "id": str(agent.id), "name": agent.name, "company": str(agent.company_id)}
+    return Response(json.dumps(shown, separators=(",", ":")), media_type="application/json")

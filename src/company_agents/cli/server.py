@@ -1,0 +1,67 @@
+"""
+The server under `up`: one process, stopped by a signal, with everything written late written at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+
+from company_agents.app import App
+from company_agents.asgi import open_front
+from company_agents.errors import Failed
+from company_agents.settings import Settings
+
+# How long open requests may go on after a stop was asked for (seconds).
+GRACE = 5
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The original ends the process with the signal before what is written late has been written.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+async def serve(settings: Settings, listening: socket.socket, when_ready: Callable[[App], Awaitable[None]]) -> None:
+    """
+    Open the instance, answer on the socket until a signal asks to stop, and close it.
+
+    Raises:
+        MayNotStart: see `open_app`.
+    """
+    async with open_front(settings) as (app, front):
+        server = _Server(
+            uvicorn.Config(
+                front,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if not server.started:
+            await serving
+            raise Failed("the server did not start")
+        await when_ready(app)
+        await serving

@@ -1,0 +1,7 @@
+"""
+The door for people: pages rendered here, without a script.
+"""
+
+from company_agents.dashboard.door import dashboard_app
+
+__all__ = ["dashboard_app"]

@@ -1,0 +1,16 @@
+"""
+The pages, one module per noun.
+"""
+
+from company_agents.dashboard.pages import account, agents, audit, companies, connect, integrations, people, signing_in
+
+PAGES = [
+    *signing_in.PAGES,
+    *companies.PAGES,
+    *integrations.PAGES,
+    *connect.PAGES,
+    *agents.PAGES,
+    *audit.PAGES,
+    *people.PAGES,
+    *account.PAGES,
+]

@@ -1,0 +1,120 @@
+"""
+Agents: the list, hire, what one is, its token, pause, resume, retire.
+"""
+
+from __future__ import annotations
+
+import json
+
+from starlette.responses import Response
+
+from company_agents.dashboard.named import all_integrations
+from company_agents.dashboard.render import machine
+from company_agents.dashboard.visit import Handler, Page, Visit, go
+from company_agents.errors import CompanyAgentsError, Conflict
+from company_agents.identity.agents import Agent, Agents
+from company_agents.identity.permissions import Permission
+from company_agents.sensitive import Sensitive
+
+
+async def show_list(visit: Visit) -> Response:
+    """Who works here."""
+    agents = await visit.app.agents.list(visit.caller, after=visit.query("after"))
+    integrations = await all_integrations(visit)
+    usable = {
+        agent.id: [each for each in integrations if each.allow_all or agent.id in each.agents] for agent in agents.items
+    }
+    return visit.page("agents.html", agents=agents, usable=usable)
+
+
+async def show_one(visit: Visit) -> Response:
+    """One agent: state, token, and what it may use."""
+    agent = await _agent(visit)
+    usable = [each for each in await all_integrations(visit) if each.allow_all or agent.id in each.agents]
+    return visit.page("agent.html", agent=agent, usable=usable)
+
+
+async def show_hire(visit: Visit) -> Response:
+    """The form."""
+    return visit.page("hire.html")
+
+
+async def act_hire(visit: Visit) -> Response:
+    """Hire an agent, and show its token, this once."""
+    form = await visit.form()
+    try:
+        with form.at("name"):
+            agent, token = await visit.app.agents.create(visit.caller, form.text("name"))
+    except CompanyAgentsError as error:
+        return visit.again("hire.html", form, error)
+    return _token_page(visit, agent, token, hired=True)
+
+
+async def show_rotate(visit: Visit) -> Response:
+    """What a new token means."""
+    agent = await _agent(visit)
+    return visit.page("agent_rotate.html", agent=agent, seen=_seen(agent))
+
+
+async def act_rotate(visit: Visit) -> Response:
+    """Give it a new token, and show that, this once."""
+    agent = await _agent(visit)
+    form = await visit.form()
+    try:
+        # The page with the token is the answer to this very form: loaded again, it would be sent again, and the
+        # token that was just copied would be void.
+        if form.text("seen") != _seen(agent):
+            raise Conflict("this token was rotated a moment ago", hint="rotate it again if you do not have the new one")
+        agent, token = await visit.app.agents.rotate_token(visit.caller, agent.id)
+    except CompanyAgentsError as error:
+        return visit.again("agent_rotate.html", form, error, agent=agent, seen=_seen(agent))
+    return _token_page(visit, agent, token, hired=False)
+
+
+def _seen(agent: Agent) -> str:
+    return agent.token_created_at.isoformat() if agent.token_created_at else machine(agent.created_at)
+
+
+def _token_page(visit: Visit, agent: Agent, token: Sensitive, *, hired: bool) -> Response:
+    # The one place where an agent's token is revealed. No redirect: a page that could be asked for again would
+    # need the token to be kept for it.
+    plain = token.reveal_text()
+    server = {
+        "type": "http",
+        "url": f"{visit.app.settings.url}/mcp",
+        "headers": {"Authorization": f"Bearer {plain}"},
+    }
+    config = json.dumps({"mcpServers": {"company-agents": server}}, indent=2)
+    return visit.page("agent_token.html", agent=agent, token=plain, config=config, hired=hired)
+
+
+async def show_retire(visit: Visit) -> Response:
+    """What retiring means."""
+    return visit.page("retire.html", agent=await _agent(visit))
+
+
+def _moves(move: str) -> Handler:
+    async def act(visit: Visit) -> Response:
+        agents: Agents = visit.app.agents
+        moved: Agent = await getattr(agents, move)(visit.caller, visit.id("agent"))
+        return go(f"{visit.home}/agents/{moved.id}", done=moved.state)
+
+    return act
+
+
+async def _agent(visit: Visit) -> Agent:
+    return await visit.app.agents.get(visit.caller, visit.id("agent"))
+
+
+_ALL = "/companies/{company:uuid}/agents"
+_ONE = _ALL + "/{agent:uuid}"
+
+PAGES = [
+    Page(_ALL, show_list, permission=Permission.AGENT_READ),
+    Page(f"{_ALL}/hire", show_hire, act_hire, permission=Permission.AGENT_MANAGE),
+    Page(_ONE, show_one, permission=Permission.AGENT_READ),
+    Page(f"{_ONE}/rotate-token", show_rotate, act_rotate, permission=Permission.AGENT_TOKEN),
+    Page(f"{_ONE}/pause", act=_moves("pause"), permission=Permission.AGENT_MANAGE),
+    Page(f"{_ONE}/resume", act=_moves("resume"), permission=Permission.AGENT_MANAGE),
+    Page(f"{_ONE}/retire", show_retire, _moves("retire"), permission=Permission.AGENT_MANAGE),
+]

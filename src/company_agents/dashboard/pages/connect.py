@@ -1,0 +1,90 @@
+"""
+Connecting: which provider, then its token.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from company_agents.dashboard.forms import Form
+from company_agents.dashboard.named import all_agents
+from company_agents.dashboard.visit import Page, Visit, go
+from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, WrongUsage
+from company_agents.identity.directory import good_name
+from company_agents.identity.permissions import Permission
+from company_agents.integrations.credential import check_token, destination_for
+from company_agents.integrations.integrations import Integration
+from company_agents.integrations.provider import Provider
+
+
+async def show_gallery(visit: Visit) -> Response:
+    """What can be connected; what fits any service stands last."""
+    providers = sorted(visit.app.providers.list(), key=lambda provider: (provider.base_url is None, provider.title))
+    return visit.page("gallery.html", providers=providers)
+
+
+async def show_connect(visit: Visit) -> Response:
+    """
+    The form of one provider. Nothing in it is filled from the address: a link that somebody sends must not be
+    able to choose where a token goes, or who may use it.
+    """
+    provider = visit.app.providers.get(visit.request.path_params["provider"])
+    return await _connect_page(visit, provider, Form({"name": [provider.name], "who": ["named"]}))
+
+
+async def act_connect(visit: Visit) -> Response:
+    """Try the token, seal it, and go to the integration."""
+    provider = visit.app.providers.get(visit.request.path_params["provider"])
+    form = await visit.form()
+    try:
+        integration = await _connect(visit, provider, form)
+    except CompanyAgentsError as error:
+        form.error = error
+        if isinstance(error, ProbeFailed):
+            form.failed_at = "token"
+        elif isinstance(error, Conflict) and error.reason == "duplicate":
+            form.failed_at = "name"
+        return await _connect_page(visit, provider, form)
+    return go(f"{visit.home}/integrations/{integration.id}", done="connected")
+
+
+async def _connect(visit: Visit, provider: Provider, form: Form) -> Integration:
+    base_url, header = form.text("base_url") or None, form.text("header") or None
+    private = form.has("private_network")
+    with form.at("name"):
+        name = good_name(form.text("name"), "an integration")
+    # Looked at field by field, so that the error stands where it belongs; `connect` looks again.
+    with form.at("header"):
+        destination_for(provider, "https://host.example", allow_private=False, header=header)
+    with form.at("base_url"):
+        destination_for(provider, base_url, allow_private=private, header=header)
+    with form.at("token"):
+        token = check_token(form.secret("token"))
+    with form.at("who"):
+        if form.text("who") not in ("named", "all"):
+            raise WrongUsage("choose who may use it")
+    return await visit.app.integrations.connect(
+        visit.caller,
+        provider.name,
+        token,
+        name=name,
+        base_url=base_url,
+        allow_private_network=private,
+        header=header,
+        allow=() if form.text("who") == "all" else form.ids("agent"),
+        allow_all=form.text("who") == "all",
+    )
+
+
+async def _connect_page(visit: Visit, provider: Provider, form: Form) -> Response:
+    agents = [agent for agent in await all_agents(visit) if agent.state != "retired"]
+    status = form.error.http_status if form.error else 200
+    return visit.page("connect.html", status=status, provider=provider, form=form, agents=agents)
+
+
+_CONNECT = "/companies/{company:uuid}/integrations/connect"
+
+PAGES = [
+    Page(_CONNECT, show_gallery, permission=Permission.INTEGRATION_CONNECT),
+    Page(_CONNECT + "/{provider}", show_connect, act_connect, permission=Permission.INTEGRATION_CONNECT),
+]

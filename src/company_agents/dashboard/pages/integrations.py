@@ -1,0 +1,167 @@
+"""
+Company → Integrations: the list, what one is, who may use it, rotate, check, delete. connect.py has connecting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from starlette.responses import Response
+
+from company_agents.dashboard.forms import Form
+from company_agents.dashboard.named import all_agents
+from company_agents.dashboard.visit import Page, Visit, go
+from company_agents.errors import CompanyAgentsError, NotFound, ProbeFailed, WrongUsage
+from company_agents.identity.permissions import Permission
+from company_agents.integrations.credential import check_token
+from company_agents.integrations.integrations import Integration
+from company_agents.integrations.provider import Provider
+
+
+async def show_list(visit: Visit) -> Response:
+    """What the company is connected to, and how it is."""
+    integrations = await visit.app.integrations.list(visit.caller, after=visit.query("after"))
+    names = {agent.id: agent.name for agent in await all_agents(visit)}
+    titles = {provider.name: provider.title for provider in visit.app.providers.list()}
+    return visit.page("integrations.html", integrations=integrations, names=names, titles=titles)
+
+
+async def show_one(visit: Visit) -> Response:
+    """Everything that there is to know, which is not the credential's value."""
+    integration = await _integration(visit)
+    agents = await all_agents(visit)
+    named = set(integration.agents)
+    return visit.page(
+        "integration.html",
+        **_about(visit, integration),
+        users=[agent for agent in agents if agent.state != "retired" and (integration.allow_all or agent.id in named)],
+    )
+
+
+async def act_check(visit: Visit) -> Response:
+    """Try the credential at the provider, now."""
+    integration = await _integration(visit)
+    await visit.app.integrations.check(visit.caller, integration.id)
+    return go(_path(visit, integration), done="checked")
+
+
+async def show_allow(visit: Visit) -> Response:
+    """Who may use it, to be changed."""
+    integration = await _integration(visit)
+    chosen = "all" if integration.allow_all else "named"
+    form = Form({"who": [chosen], "agent": [str(agent_id) for agent_id in integration.agents]})
+    return await _allow_page(visit, integration, form)
+
+
+async def act_allow(visit: Visit) -> Response:
+    """Make it so."""
+    integration = await _integration(visit)
+    form = await visit.form()
+    try:
+        await _allow(visit, integration, form)
+    except CompanyAgentsError as error:
+        form.error = error
+        return await _allow_page(visit, integration, form)
+    return go(_path(visit, integration), done="allowed")
+
+
+async def _allow(visit: Visit, integration: Integration, form: Form) -> None:
+    """
+    Narrow first, then widen: if it is cut short, nobody may use it who was not meant to. Agents that the form
+    did not show (hired since) stay as they are.
+    """
+    known = visit.app.integrations
+    wanted, shown = set(form.ids("agent")), set(form.ids("shown"))
+    for_all = form.text("who") == "all"
+    if not for_all and form.text("who") != "named":
+        raise WrongUsage("choose who may use it")
+    if integration.allow_all and not for_all:
+        await known.allow_all(visit.caller, integration.id, False)
+    if not for_all:
+        present = set(integration.agents) & shown
+        for agent_id in present - wanted:
+            await known.disallow(visit.caller, integration.id, agent_id)
+        for agent_id in wanted - set(integration.agents):
+            await known.allow(visit.caller, integration.id, agent_id)
+    elif not integration.allow_all:
+        await known.allow_all(visit.caller, integration.id, True)
+
+
+async def _allow_page(visit: Visit, integration: Integration, form: Form) -> Response:
+    agents = [agent for agent in await all_agents(visit) if agent.state != "retired"]
+    status = form.error.http_status if form.error else 200
+    return visit.page("allow.html", status=status, form=form, integration=integration, agents=agents)
+
+
+async def show_rotate(visit: Visit) -> Response:
+    """The form for a new token."""
+    return visit.page("rotate.html", **_about(visit, await _integration(visit)))
+
+
+async def act_rotate(visit: Visit) -> Response:
+    """Replace the credential."""
+    integration = await _integration(visit)
+    form = await visit.form()
+    try:
+        with form.at("token"):
+            token = check_token(form.secret("token"))
+        await visit.app.integrations.rotate(visit.caller, integration.id, token)
+    except CompanyAgentsError as error:
+        if isinstance(error, ProbeFailed):
+            form.failed_at = "token"
+        return visit.again("rotate.html", form, error, **_about(visit, integration))
+    return go(_path(visit, integration), done="rotated")
+
+
+async def show_delete(visit: Visit) -> Response:
+    """What deleting means, and the name to be typed."""
+    return visit.page("delete.html", **_about(visit, await _integration(visit)))
+
+
+async def act_delete(visit: Visit) -> Response:
+    """Delete it, once its name was typed."""
+    integration = await _integration(visit)
+    form = await visit.form()
+    try:
+        with form.at("name"):
+            if form.text("name") != integration.name:
+                raise WrongUsage("this is not its name", hint=f"type {integration.name}, as it is written here")
+        await visit.app.integrations.delete(visit.caller, integration.id)
+    except CompanyAgentsError as error:
+        return visit.again("delete.html", form, error, **_about(visit, integration))
+    return go(f"{visit.home}/integrations", done="deleted")
+
+
+async def _integration(visit: Visit) -> Integration:
+    integration_id: UUID = visit.id("integration")
+    return await visit.app.integrations.get(visit.caller, integration_id)
+
+
+def _about(visit: Visit, integration: Integration) -> dict[str, Any]:
+    return {"integration": integration, "provider": _provider(visit, integration)}
+
+
+def _provider(visit: Visit, integration: Integration) -> Provider | None:
+    """Its provider; None where this version does not know it any more: it is shown, and can be deleted."""
+    try:
+        return visit.app.providers.get(integration.provider)
+    except NotFound:
+        return None
+
+
+def _path(visit: Visit, integration: Integration) -> str:
+    return f"{visit.home}/integrations/{integration.id}"
+
+
+_ALL = "/companies/{company:uuid}/integrations"
+_ONE = _ALL + "/{integration:uuid}"
+
+PAGES = [
+    Page(_ALL, show_list, permission=Permission.INTEGRATION_READ),
+    Page(_ONE, show_one, permission=Permission.INTEGRATION_READ),
+    Page(f"{_ONE}/check", act=act_check, permission=Permission.INTEGRATION_CHECK),
+    Page(f"{_ONE}/allow", show_allow, act_allow, permission=Permission.INTEGRATION_ALLOW),
+    Page(f"{_ONE}/rotate", show_rotate, act_rotate, permission=Permission.INTEGRATION_ROTATE),
+    Page(f"{_ONE}/delete", show_delete, act_delete, permission=Permission.INTEGRATION_DELETE),
+]

@@ -1,0 +1,168 @@
+"""
+Two companies that have one of everything, and a sample call for every route of the door.
+
+A route without a sample fails the tests that are made from the routes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.routing import APIRoute
+
+from company_agents.api.routes import ROUTERS
+from company_agents.app import App
+from company_agents.identity.permissions import Permission as P
+from company_agents.identity.principal import Caller
+from company_agents.sensitive import Sensitive
+from tests.conftest import Tenant
+
+GOOD = "a-token-that-the-provider-knows"
+
+
+@dataclass(frozen=True)
+class World:
+    """A company with one of everything, by the names that paths have for them."""
+
+    tenant: Tenant
+    url: str
+    ids: dict[str, str]
+
+    @property
+    def local(self) -> Caller:
+        return self.tenant.local
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A call that works for who may make it."""
+
+    permission: P | None
+    body: Callable[[World], Any] = lambda world: None
+    # An operator's own business: the table of permissions has no row for it.
+    persons_only: bool = False
+
+
+def some_name(_: World) -> dict[str, str]:
+    return {"name": f"name {uuid.uuid4().hex[:12]}"}
+
+
+def connection(world: World) -> dict[str, Any]:
+    return {
+        **some_name(world),
+        "provider": "generic",
+        "token": GOOD,
+        "base_url": world.url,
+        "allow_private_network": True,
+    }
+
+
+def whom(world: World) -> dict[str, str]:
+    return {"agent": world.ids["agent_id"]}
+
+
+SAMPLES: dict[str, Sample] = {
+    "getMe": Sample(None),
+    "listProviders": Sample(None),
+    "getProvider": Sample(None),
+    "listOperatorTokens": Sample(None, persons_only=True),
+    "revokeOperatorToken": Sample(None, persons_only=True),
+    "listCompanies": Sample(P.COMPANY_LIST),
+    "createCompany": Sample(P.COMPANY_CREATE, some_name),
+    "getCompany": Sample(P.COMPANY_READ),
+    "listAgents": Sample(P.AGENT_READ),
+    "getAgent": Sample(P.AGENT_READ),
+    "createAgent": Sample(P.AGENT_MANAGE, some_name),
+    "pauseAgent": Sample(P.AGENT_MANAGE),
+    "resumeAgent": Sample(P.AGENT_MANAGE),
+    "retireAgent": Sample(P.AGENT_MANAGE),
+    "rotateAgentToken": Sample(P.AGENT_TOKEN),
+    "listIntegrations": Sample(P.INTEGRATION_READ),
+    "getIntegration": Sample(P.INTEGRATION_READ),
+    "connectIntegration": Sample(P.INTEGRATION_CONNECT, connection),
+    "allowAgent": Sample(P.INTEGRATION_ALLOW, whom),
+    "disallowAgent": Sample(P.INTEGRATION_ALLOW, whom),
+    "allowAllAgents": Sample(P.INTEGRATION_ALLOW, lambda world: {"on": True}),
+    "rotateIntegration": Sample(P.INTEGRATION_ROTATE, lambda world: {"token": GOOD + "-2"}),
+    "checkIntegration": Sample(P.INTEGRATION_CHECK),
+    "deleteIntegration": Sample(P.INTEGRATION_DELETE),
+    "sendRequest": Sample(P.INTEGRATION_USE, lambda world: {"method": "POST", "path": "/things", "body": {"a": 1}}),
+    "listTasks": Sample(P.TASK_READ),
+    "getTask": Sample(P.TASK_READ),
+    "listComments": Sample(P.TASK_READ),
+    "createTask": Sample(P.TASK_WRITE, lambda world: {"title": "a task"}),
+    "changeTask": Sample(P.TASK_WRITE, lambda world: {"status": "done"}),
+    "createComment": Sample(P.TASK_WRITE, lambda world: {"text": "a remark"}),
+    "searchMemory": Sample(P.MEMORY),
+    "getMemory": Sample(P.MEMORY),
+    "createMemory": Sample(P.MEMORY, lambda world: {"content": "a note"}),
+    "replaceMemory": Sample(P.MEMORY, lambda world: {"content": "another note"}),
+    "deleteMemory": Sample(P.MEMORY),
+    "listEvents": Sample(P.AUDIT_READ),
+    "verifyEvents": Sample(P.AUDIT_READ),
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of the door."""
+
+    operation: str
+    method: str
+    path: str
+    params: tuple[str, ...]
+
+    @property
+    def of_company(self) -> bool:
+        return "cid" in self.params
+
+    @property
+    def sample(self) -> Sample:
+        assert self.operation in SAMPLES, f"{self.method} {self.path} is new: give it a sample in tests/api/world.py"
+        return SAMPLES[self.operation]
+
+    def url(self, world: World, **other: str) -> str:
+        return self.path.format_map({**world.ids, **other})
+
+    def body(self, world: World) -> Any:
+        return self.sample.body(world)
+
+
+def routes() -> list[Route]:
+    """Every route, as the door has them."""
+    found = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return [
+        Route(route.operation_id or route.name, method, route.path, tuple(route.param_convertors))
+        for route in found
+        for method in sorted(route.methods or ())
+    ]
+
+
+async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str, token_id: str) -> World:
+    """A company with one of everything; `url` is a provider's, `token_id` is that of an operator's own token."""
+    tenant = await make()
+    agent_id = tenant.agent.agent_id()
+    integration = await app.integrations.connect(
+        tenant.local, "generic", Sensitive(GOOD), base_url=url, allow_private_network=True, allow=[agent_id]
+    )
+    task = await app.tasks.create(tenant.local, "a task", assignee=agent_id)
+    await app.tasks.comment(tenant.local, task.id, "a remark")
+    note = await app.memory.write(tenant.agent, "a note of its own")
+    ids = {
+        "cid": tenant.company.id,
+        "agent_id": agent_id,
+        "integration_id": integration.id,
+        "task_id": task.id,
+        "memory_id": note.id,
+        "token_id": token_id,
+        "name": "github",
+    }
+    return World(tenant, url, {name: str(value) for name, value in ids.items()})
+
+
+def with_ids(world: World, **ids: str) -> World:
+    return dataclasses.replace(world, ids={**world.ids, **ids})
