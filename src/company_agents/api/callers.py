@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from company_agents.api.schemas import Id, canonical_id
+from company_agents.api.fields import Id, canonical_id
 from company_agents.app import App
 from company_agents.errors import NotFound, Refused, Unauthenticated, WrongUsage
 from company_agents.identity.identity import Identity

@@ -11,23 +11,15 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    StrictBool,
-)
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from company_agents.api.fields import Id, Name, Secret, Status
 from company_agents.identity.directory import MOST_NAME
-from company_agents.integrations.credential import LEAST_TOKEN, MOST_TOKEN
-from company_agents.sensitive import Sensitive
 from company_agents.work.memory import MOST_CONTENT, MOST_TAGS
-from company_agents.work.tasks import MOST_TEXT, MOST_TITLE, STATUSES
+from company_agents.work.tasks import MOST_TEXT, MOST_TITLE
 
 T = TypeVar("T")
+
 
 class _In(BaseModel):
     # A misspelt field is an error, not a default; an error never quotes what was sent.

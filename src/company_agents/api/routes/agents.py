@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from company_agents.api.callers import GuardedRoute, InCompany, Parts
+from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import AgentCreated, AgentOut, AgentToken, Id, NewAgent, PageOf
+from company_agents.api.schemas import AgentCreated, AgentOut, AgentToken, NewAgent, PageOf
 from company_agents.identity.agents import Agent
 from company_agents.identity.paging import Page
 

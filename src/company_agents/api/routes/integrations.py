@@ -11,19 +11,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from company_agents.api.callers import GuardedRoute, InCompany, Parts, SendingRoute
+from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import (
-    Answer,
-    Call,
-    Id,
-    IntegrationOut,
-    NewIntegration,
-    NewToken,
-    PageOf,
-    Switch,
-    Whom,
-)
+from company_agents.api.schemas import Answer, Call, IntegrationOut, NewIntegration, NewToken, PageOf, Switch, Whom
 from company_agents.errors import Refused, WrongUsage
 from company_agents.identity.paging import Page
 from company_agents.integrations.integrations import Integration

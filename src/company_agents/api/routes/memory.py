@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from company_agents.api.callers import GuardedRoute, InCompany, Parts
+from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
-from company_agents.api.schemas import Id, MemoryOut, NewMemory, PageOf
+from company_agents.api.schemas import MemoryOut, NewMemory, PageOf
 from company_agents.identity.paging import Page
 from company_agents.work.memory import Memory
 

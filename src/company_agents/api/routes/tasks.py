@@ -11,19 +11,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from company_agents.api.callers import GuardedRoute, InCompany, Parts
+from company_agents.api.fields import Id, Status
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import (
-    CommentOut,
-    Id,
-    NewComment,
-    NewTask,
-    PageOf,
-    Status,
-    TaskChange,
-    TaskOut,
-    TaskWithComments,
-)
+from company_agents.api.schemas import CommentOut, NewComment, NewTask, PageOf, TaskChange, TaskOut, TaskWithComments
 from company_agents.identity.paging import Page
 from company_agents.work.tasks import Comment, Task
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from company_agents.api.callers import GuardedRoute, Parts, Person
-from company_agents.api.schemas import Id, OperatorTokenOut, PageOf
+from company_agents.api.fields import Id
+from company_agents.api.schemas import OperatorTokenOut, PageOf
 from company_agents.identity.operators import OperatorToken
 from company_agents.identity.paging import Page
 
