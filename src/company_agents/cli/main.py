@@ -13,7 +13,7 @@ from company_agents import __version__
 from company_agents.cli import agent, audit, company, doctor, integration, key, operator, provider, terminal, up
 from company_agents.cli.help import PlainGroup
 from company_agents.cli.usage import wrong_usage
-from company_agents.errors import CompanyAgentsError, Exit, Failed
+from company_agents.errors import CompanyAgentsError, Failed
 
 # The shell's own numbers for an end by Ctrl-C and by a closed pipe: 128 + SIGINT, 128 + SIGPIPE.
 INTERRUPTED = 130

@@ -58,7 +58,8 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started and not serving.done():
+        # The server has no event for it.
+        while not server.started and not serving.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         if not server.started:
             await serving
