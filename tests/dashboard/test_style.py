@@ -38,7 +38,7 @@ SHAPES = [
 
 def palette(scheme: str) -> dict[str, str]:
     light, dark = (
-        re.search(pattern, STYLE, re.DOTALL) for pattern in (r"^:root \{(.*?)\n\}", r"\n    :root \{(.*?)\n    \}")
+        re.search(pattern, STYLE, re.DOTALL) for pattern in (r"\n:root \{(.*?)\n\}", r"\n    :root \{(.*?)\n    \}")
     )
     assert light and dark
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", light[1]))

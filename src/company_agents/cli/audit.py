@@ -32,7 +32,9 @@ FOLLOW_EVERY = 0.5
 async def tail(
     session: Session,
     company: Company = None,
-    limit: Annotated[int, typer.Option("--limit", parser=a_number(1, 1000), metavar="N", help="how many of the newest, up to 1000")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", parser=a_number(1, 1000), metavar="N", help="how many of the newest, up to 1000")
+    ] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with every new event, until Ctrl-C")] = False,
 ) -> Result:
     """Print the newest events, oldest first; with --json, one object a line."""

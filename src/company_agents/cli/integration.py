@@ -21,8 +21,12 @@ async def connect(
     session: Session,
     provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="its name; `provider list` shows them")],
     company: CompanyId,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what it is called; else like the provider")] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", metavar="URL", help="another scheme, host and port")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="what it is called; else like the provider")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="another scheme, host and port")
+    ] = None,
     allow_private_network: Annotated[
         bool, typer.Option("--allow-private-network", help="the host may be in a private network, or this machine")
     ] = False,

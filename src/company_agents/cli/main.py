@@ -78,7 +78,8 @@ def _run(arguments: Sequence[str], *, as_json: bool) -> int:
     except Exception as error:
         terminal.trace(error)
         problem = Failed(
-            f"something unexpected happened ({type(error).__name__})", hint="`company-agents doctor` looks for what is wrong"
+            f"something unexpected happened ({type(error).__name__})",
+            hint="`company-agents doctor` looks for what is wrong",
         )
     terminal.fail(problem, as_json=as_json)
     return problem.exit_status

@@ -37,7 +37,10 @@ async def link(
     operator: Annotated[
         UUID | None,
         typer.Option(
-            "--operator", parser=an_id, metavar="ID", help="for a person who lost password or device; else for a new owner"
+            "--operator",
+            parser=an_id,
+            metavar="ID",
+            help="for a person who lost password or device; else for a new owner",
         ),
     ] = None,
 ) -> Result:
@@ -62,7 +65,10 @@ async def token_create(
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="what it is for")],
     days: Annotated[int, typer.Option("--days", parser=a_number(1, 365), metavar="N", help="how long it lives")] = 90,
     role: Annotated[
-        Role, typer.Option("--role", parser=a_role, metavar="ROLE", help="viewer, operator or owner: the highest that it may use")
+        Role,
+        typer.Option(
+            "--role", parser=a_role, metavar="ROLE", help="viewer, operator or owner: the highest that it may use"
+        ),
     ] = Role.OPERATOR,
 ) -> Result:
     """Make a token for a person's programs. It is shown this once."""

@@ -41,6 +41,10 @@ SomeId = Annotated[UUID, typer.Option("--id", parser=an_id, metavar="ID", help="
 AgentId = Annotated[UUID, typer.Option("--agent", parser=an_id, metavar="ID", help="the agent's id")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="what it is called")]
 After = Annotated[str | None, typer.Option("--after", metavar="NEXT", help="the `next` of the page before")]
-Limit = Annotated[int, typer.Option("--limit", parser=a_number(1, 200), metavar="N", help="how many at most, up to 200")]
-TokenStdin = Annotated[bool, typer.Option("--token-stdin", help="read the token from standard input; else it is asked for")]
+Limit = Annotated[
+    int, typer.Option("--limit", parser=a_number(1, 200), metavar="N", help="how many at most, up to 200")
+]
+TokenStdin = Annotated[
+    bool, typer.Option("--token-stdin", help="read the token from standard input; else it is asked for")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

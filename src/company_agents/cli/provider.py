@@ -25,7 +25,9 @@ async def listing(session: Session) -> Result:
 
 
 @command(group, "show")
-async def show(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="its name; `provider list` shows them")]) -> Result:
+async def show(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="its name; `provider list` shows them")]
+) -> Result:
     """Show a provider: its host, where to get a token, and what the token should be allowed to do."""
     provider = session.app.providers.get(name)
     return Result(_shown(provider), text=_told(provider))

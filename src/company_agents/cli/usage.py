@@ -39,7 +39,9 @@ def _sentence(error: typer.TyperException) -> str:
 
 def _name_of(param: object) -> str:
     options = [option for option in getattr(param, "opts", ()) if option.startswith("--")]
-    return options[0] if options else str(getattr(param, "metavar", None) or getattr(param, "name", "an argument")).upper()
+    return (
+        options[0] if options else str(getattr(param, "metavar", None) or getattr(param, "name", "an argument")).upper()
+    )
 
 
 def _near(error: typer.TyperException) -> str:

@@ -5,6 +5,7 @@ Passwords and one-time codes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import time
 from typing import Literal
@@ -20,8 +21,6 @@ MOST_PASSWORD = 256
 
 # RFC 9106, the second recommended option (64 MiB): the first takes 2 GiB per attempt.
 _HASHER = argon2.PasswordHasher.from_parameters(argon2.profiles.RFC_9106_LOW_MEMORY)
-# Verified against where there is no such operator, so that an unknown name takes as long as a wrong password.
-_NOBODY = _HASHER.hash("nobody has this password")
 # One hash at a time: each takes 64 MiB, and four threads.
 _ONE_AT_A_TIME = asyncio.Semaphore(2)
 
@@ -43,13 +42,24 @@ async def hash_password(password: str) -> str:
         return await asyncio.to_thread(_HASHER.hash, password)
 
 
+@functools.cache
+def _nobody() -> str:
+    """
+    Verified against where there is no such operator, so that an unknown name takes as long as a wrong password.
+    Made when it is first needed: a third of a second that a command without passwords would pay at its start.
+    """
+    return _HASHER.hash("nobody has this password")
+
+
 async def password_matches(stored: str | None, password: str) -> bool:
     """Whether it is the password; as slow where there is none (`stored` is None)."""
     if len(password) > MOST_PASSWORD:
         return False
 
     def verify() -> Literal[True]:
-        return _HASHER.verify(_NOBODY if stored is None else stored, password)
+        # Asked for in either case: the first attempt of a process is slower for known names too.
+        nobody = _nobody()
+        return _HASHER.verify(nobody if stored is None else stored, password)
 
     async with _ONE_AT_A_TIME:
         try:
