@@ -5,6 +5,7 @@ companies of its own in it.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 async def app(settings: Settings) -> AsyncIterator[App]:
     async with open_app(settings) as opened:
         yield opened
+    # As root the embedded database keeps its files in a system folder, which is not pytest's to remove.
+    if (settings.home / "db").is_symlink():
+        shutil.rmtree((settings.home / "db").resolve())
 
 
 @pytest.fixture

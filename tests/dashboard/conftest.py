@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,9 @@ ARGUMENTS = [
 ]
 
 NewPage = Callable[..., Awaitable[Page]]
+
+
+Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +73,9 @@ async def new_page(app: App, address: str, browser: Browser) -> AsyncIterator[Ne
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
-    async def make(person: Person | None = None, width: int = 1180, scheme: str = "light", url: str = address) -> Page:
+    async def make(
+        person: Person | None = None, width: int = 1180, scheme: Scheme = "light", url: str = address
+    ) -> Page:
         context = await browser.new_context(
             base_url=url, color_scheme=scheme, viewport={"width": width, "height": 800}, java_script_enabled=True
         )
