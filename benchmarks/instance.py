@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,8 +29,12 @@ def throwaway_home():
     finally:
         elsewhere = (home / "db").resolve() if (home / "db").is_symlink() else None
         shutil.rmtree(folder, ignore_errors=True)
-        if elsewhere is not None:
+        # The server may still be stopping.
+        for _ in range(100):
+            if elsewhere is None or not elsewhere.exists():
+                break
             shutil.rmtree(elsewhere, ignore_errors=True)
+            time.sleep(0.05)
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,12 @@ def throwaway_home() -> Iterator[Path]:
         data = folder / "home" / "db"
         elsewhere = data.resolve() if data.is_symlink() else None
         shutil.rmtree(folder, ignore_errors=True)
-        if elsewhere is not None:
+        # The server may still be stopping.
+        for _ in range(100):
+            if elsewhere is None or not elsewhere.exists():
+                break
             shutil.rmtree(elsewhere, ignore_errors=True)
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -175,7 +180,9 @@ async def story(home: Path) -> int:
         say("4  ann, a standard MCP client, works:")
         seen = await agent(ready["mcp_url"], hired["token"])
         say(f"5  Slack took the right token, and received: {received}")
-        say(f"   its reply echoed the token; ann read {'[credential removed]' if 'credential removed' in seen else '?'}")
+        say(
+            f"   its reply echoed the token; ann read {'[credential removed]' if 'credential removed' in seen else '?'}"
+        )
         proven = command(home, "audit", "verify")
         say(f"6  the audit chains {'prove themselves' if proven['ok'] else 'DO NOT PROVE THEMSELVES'}")
         say("7  where Slack's token is not, in any encoding:")

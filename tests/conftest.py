@@ -6,6 +6,7 @@ companies of its own in it.
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -44,7 +45,16 @@ async def app(settings: Settings) -> AsyncIterator[App]:
         yield opened
     # As root the embedded database keeps its files in a system folder, which is not pytest's to remove.
     if (settings.home / "db").is_symlink():
-        shutil.rmtree((settings.home / "db").resolve())
+        remove((settings.home / "db").resolve())
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that a stopping server may still write to: again until it is gone, for a few seconds."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 @pytest.fixture

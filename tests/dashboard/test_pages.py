@@ -4,6 +4,7 @@ Pages without a browser: who may do what, the password again, what is shown once
 
 from __future__ import annotations
 
+import ast
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -14,8 +15,9 @@ import pytest
 from company_agents.app import App
 from company_agents.dashboard import words
 from company_agents.dashboard.pages import PAGES
-from company_agents.dashboard.render import ago, machine, sentence, utc
+from company_agents.dashboard.render import FOLDER, ago, machine, sentence, utc
 from company_agents.dashboard.visit import Page
+from company_agents.errors import Failed
 from company_agents.identity.permissions import DANGEROUS, Permission, Role
 from company_agents.sensitive import Sensitive
 from tests.dashboard.people import LOCAL, PASSWORD, Person, client, join, member, owner, text_of
@@ -415,6 +417,19 @@ def test_an_event_that_nobody_has_words_for_is_spelled_out() -> None:
 # — errors and words —
 
 
+def test_no_option_of_the_command_line_is_named_on_a_page() -> None:
+    rooms = [FOLDER.parent / room for room in ("identity", "integrations", "outgoing", "companies")]
+    hints = {
+        node.value.value
+        for room in rooms
+        for file in room.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.keyword) and node.arg == "hint" and isinstance(node.value, ast.Constant)
+    }
+    assert "give another --name" in hints, "this test sees nothing"
+    assert [said for said in hints if " --" in words.hint(Failed(hint=said))] == []
+
+
 async def test_errors_are_pages_with_a_sentence(app: App, somebody: Person, tenant: Any) -> None:
     here = await tenant()
     async with somebody.client() as browser:
@@ -456,8 +471,6 @@ def test_an_error_becomes_a_sentence() -> None:
 
 
 def test_permissions_are_known_to_templates_by_name() -> None:
-    from company_agents.dashboard.render import FOLDER
-
     named = {
         name
         for file in (FOLDER / "templates").glob("*.html")
@@ -465,3 +478,16 @@ def test_permissions_are_known_to_templates_by_name() -> None:
     }
     assert named
     assert named <= {permission.name for permission in Permission}
+
+
+async def test_a_private_address_is_refused_in_words_of_the_page(app: App, somebody: Person, tenant: Any) -> None:
+    here = await tenant()
+    form = {"name": "slack", "token": FIRST_TOKEN, "who": "named", "base_url": "https://127.0.0.1:1"}
+    async with somebody.client() as browser:
+        found = await browser.post(f"/companies/{here.company.id}/integrations/connect/slack", data=form)
+    assert found.status_code == 403
+    assert "It may be in a private network" in found.text
+    assert "--allow-private-network" not in found.text
+    assert 'id="base_url-problem"' in found.text
+    # What is folded away is not where somebody looks for what is wrong.
+    assert re.search(r"<details open>\s*<summary>Advanced", found.text)

@@ -36,7 +36,8 @@ HINTS = {
     "leave --header away": "leave the header empty",
     "`company-agents operator link` makes a new one": "ask an owner for a new one; on the server, "
     "`company-agents operator link` makes one",
-    "use the page Account": "sign in, and make it at Account",
+    "private addresses are allowed per integration, with --allow-private-network": "if that is meant, say so under "
+    "Advanced: it may be in a private network",
 }
 
 EVENTS = {

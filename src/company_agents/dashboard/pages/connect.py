@@ -4,6 +4,8 @@ Connecting: which provider, then its token.
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from starlette.responses import Response
 
 from company_agents.dashboard.forms import Form
@@ -40,12 +42,19 @@ async def act_connect(visit: Visit) -> Response:
         integration = await _connect(visit, provider, form)
     except CompanyAgentsError as error:
         form.error = error
-        if isinstance(error, ProbeFailed):
-            form.failed_at = "token"
-        elif isinstance(error, Conflict) and error.reason == "duplicate":
-            form.failed_at = "name"
+        form.failed_at = form.failed_at or _field_of(error, form)
         return await _connect_page(visit, provider, form)
     return go(f"{visit.home}/integrations/{integration.id}", done="connected")
+
+
+def _field_of(error: CompanyAgentsError, form: Form) -> str | None:
+    """Which field an error is about that came only when the token was tried."""
+    if isinstance(error, ProbeFailed):
+        return "token"
+    if isinstance(error, Conflict) and error.reason == "duplicate":
+        return "name"
+    host = urlsplit(form.text("base_url")).hostname
+    return "base_url" if host and host in error.sentence else None
 
 
 async def _connect(visit: Visit, provider: Provider, form: Form) -> Integration:
