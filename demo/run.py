@@ -109,25 +109,27 @@ def orchestrator(home: Path) -> Iterator[tuple[dict[str, Any], int]]:
 async def agent(url: str, token: str) -> str:
     """A standard MCP client with nothing but the agent's token; returns everything that it saw."""
     seen = []
-    async with create_mcp_http_client(headers={"Authorization": f"Bearer {token}"}) as http:
-        async with Client(streamable_http_client(url, http_client=http)) as client:
-            for tool, arguments in (
-                ("whoami", {}),
-                ("task_create", {"title": "say hello"}),
-                (
-                    "integration_request",
-                    {
-                        "integration": "slack",
-                        "method": "POST",
-                        "path": "/api/chat.postMessage",
-                        "body": {"channel": "#general", "text": "hello from an agent"},
-                    },
-                ),
-            ):
-                result = await client.call_tool(tool, arguments)
-                text = result.model_dump_json()
-                seen.append(text)
-                say(f"   {tool}: {'refused' if result.is_error else 'done'}")
+    async with (
+        create_mcp_http_client(headers={"Authorization": f"Bearer {token}"}) as http,
+        Client(streamable_http_client(url, http_client=http)) as client,
+    ):
+        for tool, arguments in (
+            ("whoami", {}),
+            ("task_create", {"title": "say hello"}),
+            (
+                "integration_request",
+                {
+                    "integration": "slack",
+                    "method": "POST",
+                    "path": "/api/chat.postMessage",
+                    "body": {"channel": "#general", "text": "hello from an agent"},
+                },
+            ),
+        ):
+            result = await client.call_tool(tool, arguments)
+            text = result.model_dump_json()
+            seen.append(text)
+            say(f"   {tool}: {'refused' if result.is_error else 'done'}")
     return "\n".join(seen)
 
 
