@@ -15,7 +15,7 @@ import pytest
 from company_agents.app import App
 from company_agents.dashboard import words
 from company_agents.dashboard.pages import PAGES
-from company_agents.dashboard.render import FOLDER, ago, machine, sentence, utc
+from company_agents.dashboard.render import FOLDER, ago, lasting, machine, sentence, utc
 from company_agents.dashboard.visit import Page
 from company_agents.errors import Failed
 from company_agents.identity.permissions import DANGEROUS, Permission, Role
@@ -458,6 +458,12 @@ def test_how_long_ago_is_said_in_one_unit(seconds: int, said: str) -> None:
     assert ago(now - timedelta(seconds=seconds), now) == said
 
 
+def test_since_when_is_said_in_one_unit() -> None:
+    now = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    assert lasting(now - timedelta(hours=2), now) == "for 2 hours"
+    assert lasting(now, now) == "since just now"
+
+
 def test_times_are_in_utc() -> None:
     at = datetime.fromisoformat("2026-03-04T01:02:03+02:00")
     assert utc(at) == "3 Mar 2026, 23:02 UTC"
@@ -482,7 +488,7 @@ def test_permissions_are_known_to_templates_by_name() -> None:
 
 async def test_a_private_address_is_refused_in_words_of_the_page(app: App, somebody: Person, tenant: Any) -> None:
     here = await tenant()
-    form = {"name": "slack", "token": FIRST_TOKEN, "who": "named", "base_url": "https://127.0.0.1:1"}
+    form = {"name": "slack", "token": FIRST_TOKEN, "who": "named", "base_url": "https://localhost:1"}
     async with somebody.client() as browser:
         found = await browser.post(f"/companies/{here.company.id}/integrations/connect/slack", data=form)
     assert found.status_code == 403

@@ -35,7 +35,9 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ago=ago, utc=utc, machine=machine, sentence=sentence, hint=words.hint, plural=plural)
+    environment.filters.update(
+        ago=ago, lasting=lasting, utc=utc, machine=machine, sentence=sentence, hint=words.hint, plural=plural
+    )
     environment.globals.update(static=static, notice=words.notice, browser_name=words.browser_name)
     environment.globals["ui"] = environment.get_template("parts.html").module
     return environment
@@ -56,6 +58,12 @@ def ago(at: datetime, now: datetime | None = None) -> str:
             spoken = plural(int(abs(seconds) // length), unit)
             return f"{spoken} ago" if seconds > 0 else f"in {spoken}"
     return "just now" if seconds >= 0 else "in less than a minute"
+
+
+def lasting(at: datetime, now: datetime | None = None) -> str:
+    """Since when something has been so, in one unit."""
+    spoken = ago(at, now)
+    return f"for {spoken.removesuffix(' ago')}" if spoken.endswith(" ago") else f"since {spoken}"
 
 
 def utc(at: datetime) -> str:
