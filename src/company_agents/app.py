@@ -94,7 +94,7 @@ async def open_app(
         store = SecretStore(db, held, audit)
         audit_keys = AuditKeys(db, store)
         audit.key = audit_keys.newest
-        outgoing = _outgoing(settings)
+        outgoing = _outgoing(settings, redactor)
         await outgoing.start()
         stack.push_async_callback(outgoing.close)
         audit.start()
@@ -155,12 +155,13 @@ def _embedded_logins(membership: Membership) -> Logins:
     return Logins(login("company_agents_serve"), login("company_agents_instance"), login("company_agents_migrate"))
 
 
-def _outgoing(settings: Settings) -> Outgoing:
+def _outgoing(settings: Settings, redactor: Redactor) -> Outgoing:
     return Outgoing(
         ca_file=settings.ca_file,
         call_time=settings.call_timeout,
         request_limit=settings.call_limit,
         reply_limit=settings.call_limit,
+        watched=redactor.holding,
     )
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote_plus
@@ -72,6 +72,7 @@ class Outgoing:
         reply_limit: bytes of a buffered reply's body, before and after decoding.
         connections: kept per kind of network, half of them to one host at most.
         resolve: another look-up of names.
+        watched: entered with the credential while a call goes on, so that logs can be kept free of it.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Outgoing:
         reply_limit: int = 10 * MEBIBYTE,
         connections: int = 100,
         resolve: guard.Resolve = guard.resolve,
+        watched: Callable[[Sensitive], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._ca_file = ca_file
         self._connect_time = connect_time
@@ -94,6 +96,7 @@ class Outgoing:
         self._reply_limit = reply_limit
         self._connections = connections
         self._resolve = resolve
+        self._watched = watched
         self._sessions: dict[Reach, aiohttp.ClientSession] = {}
 
     async def start(self) -> None:
@@ -152,11 +155,12 @@ class Outgoing:
         """
         placed = destination.placement.place(credential)
         patterns = Patterns(placed.searched)
-        response, host, explain = await self._follow(request, destination, placed)
-        try:
-            yield StreamedReply(response, host, patterns, limit, explain)
-        finally:
-            response.close()
+        with self._watched(credential):
+            response, host, explain = await self._follow(request, destination, placed)
+            try:
+                yield StreamedReply(response, host, patterns, limit, explain)
+            finally:
+                response.close()
 
     async def _follow(
         self, request: OutgoingRequest, destination: Destination, placed: Placed
