@@ -11,7 +11,6 @@ import pytest
 from starlette.responses import Response
 
 from company_agents.app import App
-from company_agents.dashboard import dashboard_app
 from company_agents.dashboard.forms import number, safe_return
 from company_agents.dashboard.guard import HEADERS, drop_cookie, is_cross_site, set_cookie
 from company_agents.errors import WrongUsage
@@ -172,7 +171,3 @@ async def test_what_is_no_form_is_refused(app: App, somebody: Person) -> None:
         strange = await browser.post("/sign-in", data={"name": "a\x00b", "password": "x", "code": "\x00"})
     assert [large.status_code, binary.status_code, zero.status_code] == [422, 422, 422]
     assert strange.status_code in (303, 401, 422)
-
-
-def test_the_dashboard_serves_http_only(app: App) -> None:
-    assert dashboard_app(app) is not None
