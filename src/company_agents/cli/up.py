@@ -38,11 +38,12 @@ def register(cli: typer.Typer) -> None:
     def up(host: Host = None, port: Port = None, as_json: AsJson = False) -> None:
         """Start the orchestrator: dashboard, API and MCP, with everything embedded. Ctrl-C stops it."""
         settings = settings_of_command(host=host, port=port)
-        # Here, because the doors are heavy and no other command needs them.
         from company_agents.app import hold_home
-        from company_agents.cli.server import serve
 
         with hold_home(settings.home), _bound(settings) as listening:
+            # Here, because the doors are heavy, and no other command needs them.
+            from company_agents.cli.server import serve
+
             settings = settings.model_copy(update={"port": listening.getsockname()[1]})
 
             async def when_ready(app: App) -> None:
@@ -116,7 +117,7 @@ async def _ready(app: App) -> dict[str, Any]:
 
 def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
     # Whoever started us may have read what it wanted and gone; that is no reason to stop.
-    with contextlib.suppress(BrokenPipeError):
+    try:
         if as_json:
             terminal.line(ready)
             return
@@ -125,3 +126,5 @@ def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
             terminal.text_line(f"become its owner, within 15 minutes: {ready['sign_in_url']}")
         terminal.text_line(f"agents connect to {ready['mcp_url']}")
         terminal.text_line("Ctrl-C stops it")
+    except BrokenPipeError:
+        terminal.abandon()
