@@ -38,7 +38,8 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
     """
     Follow a chain from its first event: one that was edited, deleted, reordered or inserted is named. What
     cannot be seen here is a chain that was cut at its end together with its head: compare with a copy of
-    the head that was kept elsewhere.
+    the head that was kept elsewhere. The transaction is to see one moment (`audit_one_moment`): else an event
+    that is appended between the reading of the chain and that of its head would look like one that is missing.
     """
     faults: list[Fault] = []
     seq, mac = 0, START

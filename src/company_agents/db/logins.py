@@ -54,8 +54,12 @@ class Login:
             connection = await psycopg.AsyncConnection.connect(
                 self.conninfo.reveal_text(), autocommit=True, row_factory=dict_row, application_name="company-agents"
             )
+        except psycopg.Error as error:
+            raise _not_reached(error) from None
+        try:
             await self.take_role(connection)
         except psycopg.Error as error:
+            await connection.close()
             raise _not_reached(error) from None
         return connection
 

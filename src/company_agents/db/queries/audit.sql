@@ -4,6 +4,10 @@ SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s, %s::int[], %s, %s, %s);
 -- name: audit_chain
 SELECT seq, record, audit_key, mac FROM audit_events WHERE chain = %(chain)s ORDER BY seq;
 
+-- name: audit_one_moment
+-- Before the first reading: what this transaction reads is all of one moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+
 -- name: audit_head
 SELECT seq, mac FROM audit_heads WHERE chain = %(chain)s;
 

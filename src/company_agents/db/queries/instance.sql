@@ -4,8 +4,8 @@ SELECT set_config('role', %(role)s, false);
 -- name: role_powers
 -- What the present user could do: attributes count for the user who signed in as well.
 SELECT bool_or(r.rolsuper) AS superuser, bool_or(r.rolbypassrls) AS bypassrls,
-       EXISTS (SELECT FROM pg_class c WHERE c.relname = 'secrets' AND c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)) AS owner,
-       pg_has_role(current_user, 'company_agents_instance', 'USAGE') AS instance
+       (SELECT pg_has_role(current_user, c.relowner, 'MEMBER') FROM pg_class c WHERE c.oid = 'secrets'::regclass) AS owner,
+       pg_has_role(current_user, 'company_agents_instance', 'MEMBER') AS instance
 FROM pg_roles r WHERE r.rolname IN (current_user, session_user);
 
 -- name: server_version
