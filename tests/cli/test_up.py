@@ -11,15 +11,19 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from company_agents.app import open_app
+from company_agents.outgoing.reply_search import encodings
 from company_agents.settings import read_settings
+from tests.cli.postgres import postgres_with
 from tests.cli.processes import Machine, Tenant, Up, ask, machine_in, tenant
 from tests.cli.standin import TOKEN, StandIn, stand_in
 from tests.dashboard.people import owner
@@ -325,3 +329,46 @@ def test_ctrl_c_before_it_is_ready_is_a_clean_end(machine: Machine, tmp_path: Pa
         out, err = child.communicate(timeout=60)
         assert (child.returncode, out) in ((130, b""), (0, out))
         assert b"Traceback" not in err
+
+
+# — a database of one's own —
+
+PASSWORD = "an/odd+password of the database"
+
+
+def test_the_password_of_an_own_database_is_nowhere_to_be_seen(tmp_path: Path) -> None:
+    with postgres_with(PASSWORD) as address, machine_in(tmp_path, DATABASE_URL=address) as own, own.up() as up:
+        assert up.get("/readyz").status == 200
+        company = own.json("company", "create", "Elsewhere")["id"]
+        assert not (own.home / "db").exists()
+        hidden = [form for value in (PASSWORD, address) for form in encodings(value.encode())]
+        proc = Path(f"/proc/{up.pid}")
+        # `ps` reads just these; the variable is there, so the environment that is read is the right one.
+        seen = {name: (proc / name).read_bytes() for name in ("environ", "cmdline", "status")}
+        assert b"DATABASE_URL=*" in seen["environ"]
+        assert list(_children(up.pid)) == []
+        wrong = own.run("agent", "list", "--company", str(uuid.uuid4()))
+        seen |= {"output": (up.first_line + up.errors + wrong.out + wrong.err).encode()}
+        seen |= {file.name: file.read_bytes() for file in own.home.rglob("*") if file.is_file()}
+        assert {"orchestrator.log", "master.key"} <= set(seen)
+        assert [(name, form) for name, text in seen.items() for form in hidden if form in text] == []
+        assert own.json("company", "list")["items"][0]["id"] == company
+        assert up.stop() == 0
+
+
+def test_a_database_that_does_not_let_us_in_is_named_without_its_address(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"postgresql://app:{quote(PASSWORD, safe='')}@127.0.0.1:{closed.getsockname()[1]}/agents"
+        with machine_in(tmp_path, DATABASE_URL=address) as own:
+            done = own.run("company", "list")
+            assert (done.status, done.out) == (78, "")
+            assert done.err.startswith("company-agents: the database cannot be reached\n")
+            assert not [form for form in encodings(PASSWORD.encode()) if form in done.err.encode()]
+
+
+def _children(pid: int) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if entry.read_text().rpartition(")")[2].split()[1] == str(pid):
+                yield int(entry.parent.name)
