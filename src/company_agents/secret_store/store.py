@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope, Scope
 from company_agents.crypto.cipher import Sealed, seal, unseal
+from company_agents.crypto.keyring import UnknownKey
 from company_agents.crypto.place import Place
 from company_agents.db.database import Database, Row, Tx
 from company_agents.errors import CompanyAgentsError, MayNotStart, NotFound, Tampered
@@ -116,10 +117,10 @@ class SecretStore:
         await self.audit.append(scope.company_id, "credential.begun", use=use_id, **facts)
         result: dict[str, Any] = {"result": "failed"}
         try:
-            found = await self.db.call("secret_lookup", (scope.company_id, secret_id))
-            if not found:
+            row = await self.db.look_up("secret_lookup", scope.company_id, secret_id)
+            if row is None:
                 raise NotFound("the credential is not there any more")
-            use = Use(await self.open_row(found[0]))
+            use = Use(await self.open_row(row))
             self._used[(scope.company_id, secret_id)] = datetime.now(UTC)
             try:
                 yield use
@@ -138,14 +139,23 @@ class SecretStore:
 
         Raises:
             Tampered: the row is not what was sealed. Recorded in the chain of its company.
+            UnknownKey: the key that sealed it is neither here nor at the source.
         """
         place = Place(row["company_id"], row["id"], row["name"], row["key_id"])
         try:
             key = await self.keys.get(row["key_id"])
             return unseal(key, place, Sealed(bytes(row["nonce"]), bytes(row["value"])))
-        except Tampered:
+        except (Tampered, UnknownKey) as error:
+            if isinstance(error, UnknownKey) and await self._is_registered(row["key_id"]):
+                # A key that there was: it is missing, and the row may be whole.
+                raise
             self.audit.refusal(row["company_id"], "secret.tampered", secret=row["id"], name=row["name"])
-            raise
+            if isinstance(error, Tampered):
+                raise
+            raise Tampered(
+                f"the secret {row['id']} names a key that there never was",
+                hint="the row was altered; restore it from a backup, or connect the integration again",
+            ) from error
 
     async def open_own(self, scope: Scope, name: str) -> Sensitive | None:
         """One of our own secrets by its name, or None."""
@@ -177,6 +187,9 @@ class SecretStore:
             for company_id, rows in by_company.items():
                 for secret_id, at in rows:
                     self._used.setdefault((company_id, secret_id), at)
+
+    async def _is_registered(self, key_id: str) -> bool:
+        return bool((await self.db.call("master_key_registered", (key_id,)))[0]["found"])
 
     async def _seal(self, tx: Tx, secret_id: UUID, name: str, value: Sensitive) -> tuple[str, Sealed]:
         row = await tx.one("secrets_writer")

@@ -20,13 +20,16 @@ SELECT id, name, created_at, updated_at, last_used_at FROM secrets
 WHERE company_id IS NOT DISTINCT FROM %(company_id)s ORDER BY name;
 
 -- name: secret_lookup
-SELECT * FROM secret_lookup(%s, %s);
+SELECT * FROM secret_lookup(%s::uuid[], %s::uuid[]);
 
 -- name: secrets_touch
 SELECT secrets_touch(%s, %s::uuid[], %s::timestamptz[]);
 
 -- name: agent_token_lookup
-SELECT * FROM agent_token_lookup(%s, %s);
+SELECT * FROM agent_token_lookup(%s::uuid[], %s::uuid[]);
 
 -- name: operator_token_lookup
 SELECT * FROM operator_token_lookup(%s);
+
+-- name: master_key_registered
+SELECT EXISTS (SELECT FROM master_keys WHERE key_id = %s) AS found;

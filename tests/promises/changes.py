@@ -1,0 +1,83 @@
+"""
+Whoever ends what the agents of a crowd rest upon: as an operator, by REST, at one replica after the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tests.promises.crowd import Crowd, Firm, Member, new_bearer
+
+Step = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Changes:
+    """The changes to one firm."""
+
+    crowd: Crowd
+    firm: Firm
+    owner: str
+    made: Counter[str] = field(default_factory=Counter)
+
+    async def run(self, calls: int) -> None:
+        """Every change, one after the other, spread over so many calls of the whole crowd."""
+        steps = self._steps()
+        for number, step in enumerate(steps, 1):
+            await self.crowd.ledger.calls_begun(calls * number // (len(steps) + 1))
+            await step()
+
+    def _steps(self) -> list[Step]:
+        ends: list[Step] = []
+        backs: list[Step] = []
+        for member in self.firm.members:
+            agent, whom = f"agents/{member.id}", {"agent": str(member.id)}
+            guarded = self.firm.integrations["guarded"]
+            if member.number % 10 == 0:
+                ends.append(self._rotate_credential)
+            match member.fate:
+                case "rotated":
+                    ends.append(partial(self._rotate_token, member))
+                    backs.append(partial(self._rotate_token, member))
+                case "paused":
+                    ends.append(partial(self._end, f"{agent}/pause", member.id))
+                    backs.append(partial(self._take_back, f"{agent}/resume", member.id))
+                case "retired":
+                    ends.append(partial(self._end, f"{agent}/retire", member.id))
+                case "disallowed":
+                    ends.append(partial(self._end, f"integrations/{guarded}/disallow", (guarded, member.id), body=whom))
+                    back = partial(self._take_back, f"integrations/{guarded}/allow", (guarded, member.id), body=whom)
+                    backs.append(back)
+        return [*ends, self._delete, *backs]
+
+    async def _ask(self, path: str, body: Any = None, method: str = "POST") -> Any:
+        action = path.rpartition("/")[2] if method == "POST" else "delete"
+        at = self.crowd.replicas[self.made.total() % len(self.crowd.replicas)]
+        self.made[action] += 1
+        answer = await at.rest(self.owner, method, f"{self.firm.path}/{path}", body)
+        assert answer.status in (200, 204), (action, answer.text)
+        return answer.json if answer.text else None
+
+    async def _end(self, path: str, *things: Hashable, body: Any = None, method: str = "POST") -> Any:
+        return await self.crowd.ledger.end(partial(self._ask, path, body, method), *things)
+
+    async def _take_back(self, path: str, thing: Hashable, body: Any = None) -> None:
+        await self.crowd.ledger.take_back(partial(self._ask, path, body), thing)
+
+    async def _rotate_token(self, member: Member) -> None:
+        given = await self._end(f"agents/{member.id}/rotate-token", member.tokens[-1])
+        member.tokens.append(given["token"])
+
+    async def _rotate_credential(self) -> None:
+        bearers, bearer = self.firm.bearers["rotating"], new_bearer(self.crowd.slack)
+        path = f"integrations/{self.firm.integrations['rotating']}/rotate"
+        await self._end(path, bearers[-1], body={"token": bearer})
+        bearers.append(bearer)
+
+    async def _delete(self) -> None:
+        doomed, bearers = self.firm.integrations["doomed"], self.firm.bearers["doomed"]
+        await self._end(f"integrations/{doomed}", doomed, bearers[-1], method="DELETE")

@@ -1,0 +1,82 @@
+"""
+Everything that can be read of an instance from outside of it: the database by SQL and as files, the home, processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from company_agents.db.embedded import join
+from tests.database.processes import postmaster, the_supervisor
+from tests.promises.search import Place
+
+_TABLES = """
+    SELECT n.nspname, c.relname, n.nspname LIKE 'pg\\_%' OR n.nspname = 'information_schema' AS of_system
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname <> 'pg_toast' ORDER BY 1, 2
+"""
+# What runs, or ran last, on each connection; and what is known of each column's values.
+_VIEWS = [("pg_catalog", "pg_stat_activity", True), ("pg_catalog", "pg_stats", True)]
+
+
+def database(home: Path) -> Iterator[Place]:
+    """Every table, as the superuser sees it."""
+    with join(home) as member, psycopg.connect(member.database.conninfo("postgres"), autocommit=True) as connection:
+        for schema, table, of_system in [*connection.execute(_TABLES).fetchall(), *_VIEWS]:
+            # Text as well as bytes: neither is escaped in the second, and not every type has it.
+            for how in ("text",) if of_system else ("text", "binary"):
+                query = sql.SQL("COPY (SELECT * FROM {}) TO STDOUT (FORMAT {})").format(
+                    sql.Identifier(schema, table), sql.SQL(how)
+                )
+                with connection.cursor().copy(query) as copy:
+                    yield Place(f"table {schema}.{table}", b"".join(bytes(part) for part in copy))
+
+
+def database_files(home: Path) -> Iterator[Place]:
+    """The data folder with its write-ahead log, wherever it lies."""
+    yield from _files(Path(os.path.realpath(home / "db")), "database file")
+
+
+def home_files(home: Path) -> Iterator[Place]:
+    """The home and what lies around it, without the database. The master key is shown where it lives."""
+    folders = {"db"} if not (home / "db").is_symlink() else set()
+    for place in _files(home.parent, "file", without=folders):
+        is_key = place.name.startswith(f"file {home.name}/secrets/")
+        yield Place(place.name, place.data, frozenset({"the master key"} if is_key else ()))
+
+
+def _files(folder: Path, what: str, without: set[str] | None = None) -> Iterator[Place]:
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in (without or ())]
+        for name in names:
+            file = Path(path) / name
+            # A server that runs deletes files; a socket cannot be read.
+            with contextlib.suppress(FileNotFoundError):
+                if file.is_file() and not file.is_symlink():
+                    yield Place(f"{what} {file.relative_to(folder)}", os.fsencode(file) + file.read_bytes())
+
+
+def processes(home: Path, orchestrator: int) -> Iterator[Place]:
+    """What the kernel tells of the orchestrator, the database's supervisor, and the server with all its children."""
+    server = postmaster(home)
+    named = {"orchestrator": orchestrator, "supervisor": the_supervisor(home), "postgres": server}
+    named |= {f"postgres child {pid}": pid for pid in children(server)}
+    for name, pid in named.items():
+        for file in ("cmdline", "environ", "comm", "status"):
+            # Not dumpable, and we are not root; or a child that has just ended.
+            with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+                yield Place(f"{file} of {name}", Path(f"/proc/{pid}/{file}").read_bytes())
+
+
+def children(parent: int) -> Iterator[int]:
+    """The processes that one has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == str(parent):
+                yield int(stat.parent.name)
