@@ -33,6 +33,8 @@ PASSWORD = "correct horse battery staple"
 async def serving(application: Any) -> AsyncIterator[str]:
     """An ASGI application behind a real server; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
+    # As uvloop has it: otherwise a body waits 40 ms for the acknowledgement of its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", access_log=False))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

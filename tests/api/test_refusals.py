@@ -18,27 +18,11 @@ from company_agents.app import App
 from company_agents.identity.permissions import Kind, Role, allowed
 from company_agents.identity.principal import Principal, Via
 from tests.api.conftest import Ask, People, Person, Provider, bearer, serving
-from tests.api.world import GOOD, SAMPLES, Route, World, build_world, routes
+from tests.api.world import GOOD, SAMPLES, TABLES, Route, World, build_world, routes
 from tests.conftest import Tenant
 
 ROUTES = routes()
 Make = Callable[[], Awaitable[Tenant]]
-
-# Everything that a refused call could have changed; the audit log grows by refusals, as it should.
-TABLES = {
-    "companies": "*",
-    "agents": "*",
-    "integrations": "*",
-    "credential_versions": "*",
-    "integration_agents": "*",
-    "secrets": "id, company_id, name, value, nonce, created_at, updated_at, key_id",
-    "tasks": "*",
-    "comments": "*",
-    "memory": "*",
-    "memberships": "*",
-    "operator_tokens": "*",
-    "idempotency_keys": "*",
-}
 
 
 @pytest.fixture(scope="module")

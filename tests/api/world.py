@@ -23,6 +23,22 @@ from tests.conftest import Tenant
 
 GOOD = "a-token-that-the-provider-knows"
 
+# Everything that a refused call could have changed; the audit log grows by refusals, as it should.
+TABLES = {
+    "companies": "*",
+    "agents": "*",
+    "integrations": "*",
+    "credential_versions": "*",
+    "integration_agents": "*",
+    "secrets": "id, company_id, name, value, nonce, created_at, updated_at, key_id",
+    "tasks": "*",
+    "comments": "*",
+    "memory": "*",
+    "memberships": "*",
+    "operator_tokens": "*",
+    "idempotency_keys": "*",
+}
+
 
 @dataclass(frozen=True)
 class World:
