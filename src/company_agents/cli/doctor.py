@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -30,7 +30,7 @@ LEAST_DISK = 500 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was looked at; the hint says what to do where it is not ok."""
 
     name: str
     ok: bool
@@ -49,11 +49,12 @@ def register(cli: typer.Typer) -> None:
         # To look is not to make: an instance begins with `up` or with a first command.
         if (settings.home / "db").exists() or settings.database_url is not None:
             checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]
+        checks = [replace(check, hint="") if check.ok else check for check in checks]
         good = all(check.ok for check in checks)
         lines = []
         for check in checks:
             lines.append(f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.detail}")
-            if not check.ok and check.hint:
+            if check.hint:
                 lines.append(f"     hint: {check.hint}")
         terminal.show(Result({"ok": good, "checks": plain(checks)}, text="\n".join(lines)), as_json=as_json)
         raise typer.Exit(Exit.DONE if good else Exit.FAILED)

@@ -21,6 +21,15 @@ _HELP = ("--help", "show this and end")
 class PlainCommand(TyperCommand):
     """A command with our help."""
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read its words. An error knows which command it is about, also where the parser does not say."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write it."""
         words = [_word(param) for param in self.params if _shown_in_usage(param)]

@@ -12,6 +12,7 @@ import typer
 from company_agents.errors import WrongUsage
 
 _WORD = re.compile(r"(?:--)?[a-z][a-z-]{0,29}")
+_VALUE = re.compile(r"Option '(?P<name>[^']*)' (?:requires an argument|(?P<none>does not take a value))")
 _COMMAND = re.compile(r"No such command '(?P<name>[^']*)'\.?(?: Did you mean (?P<near>[^?]*)\?)?", re.DOTALL)
 
 
@@ -30,7 +31,12 @@ def _sentence(error: typer.TyperException) -> str:
         return "there is an argument too many"
     if said.startswith("No such option"):
         name = str(getattr(error, "option_name", ""))
+        if name == "--json":
+            # Every command has it, so it was given to none.
+            return "a command comes before --json"
         return f"there is no option {name}" if _WORD.fullmatch(name) else "there is no such option"
+    if found := _VALUE.fullmatch(said):
+        return f"{found['name']} takes no value" if found["none"] else f"{found['name']} needs a value"
     if isinstance(error, typer.BadParameter) and error.param is not None:
         name = _name_of(error.param)
         return f"{name} is missing" if said.startswith("Missing") else f"{name}: {error.message}"
@@ -47,5 +53,6 @@ def _name_of(param: object) -> str:
 def _near(error: typer.TyperException) -> str:
     command = _COMMAND.match(error.format_message())
     near = re.findall(r"[a-z-]+", (command["near"] or "") if command else "")
-    near += getattr(error, "possibilities", None) or []
+    if getattr(error, "option_name", None) != "--json":
+        near += getattr(error, "possibilities", None) or []
     return f"did you mean {' or '.join(sorted(near))}?" if near else ""
