@@ -117,7 +117,7 @@ class Agents:
             moved = await tx.run("agent_move", id=agent_id, state=state, sources=sorted(MOVES[state]))
             agent = await _agent(tx, agent_id)
             if agent.state != state:
-                raise Conflict(f"this agent is {agent.state}, so it cannot become {state}")
+                raise Conflict(f"this agent is {agent.state}, so it cannot become {state}", hint="hire another agent")
             if moved:
                 await self.audit.append(
                     caller.scope.company_id, f"agent.{state}", actor=caller.label, agent=agent_id, name=agent.name

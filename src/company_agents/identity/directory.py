@@ -27,7 +27,10 @@ def good_name(name: str, what: str) -> str:
     """
     stripped = name.strip()
     if not stripped or len(stripped) > MOST_NAME or not stripped.isprintable():
-        raise WrongUsage(f"the name of {what} has 1 to {MOST_NAME} characters that can be seen")
+        raise WrongUsage(
+            f"the name of {what} has 1 to {MOST_NAME} characters that can be seen",
+            hint="letters, digits, punctuation and blanks, in one line",
+        )
     return stripped
 
 
