@@ -4,7 +4,7 @@ Getting past us into the database, and what the audit chains say afterwards.
 
 from __future__ import annotations
 
-from typing import Any, LiteralString, cast
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -34,7 +34,7 @@ async def connect_past(app: App, role: str) -> Past:
 
 async def sql(connection: Past, query: str, **params: Any) -> list[dict[str, Any]]:
     """Run a statement: its rows, where it has any."""
-    cursor = await connection.execute(cast(LiteralString, query), params or None)
+    cursor = await connection.execute(query.encode(), params or None)
     return await cursor.fetchall() if cursor.description else []
 
 

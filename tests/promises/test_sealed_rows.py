@@ -5,9 +5,7 @@ three different users of it; what they get is a closed secret, and an event.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -44,7 +42,7 @@ class Alteration:
         return self.what
 
 
-def _set(what: str, columns: str, **more: bool) -> Alteration:
+def _set(what: str, columns: str) -> Alteration:
     return Alteration(what, f"UPDATE secrets s SET {columns} FROM secrets o WHERE s.id = %(row)s AND o.id = %(other)s")
 
 

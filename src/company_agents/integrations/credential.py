@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from company_agents.errors import Failed, WrongUsage
+from company_agents.errors import Failed, Tampered, WrongUsage
 from company_agents.integrations.provider import Provider
 from company_agents.outgoing.destination import Destination, Placement
 from company_agents.sensitive import Sensitive
@@ -44,8 +44,17 @@ class Credential:
         """
         Raises:
             Failed: a format that this version does not know.
+            Tampered: another kind of secret; the row that names it was altered.
         """
-        found = json.loads(value.reveal())
+        try:
+            found = json.loads(value.reveal())
+        except ValueError:
+            # Not as a cause: that error holds the whole text, which is a secret of another kind.
+            found = None
+        if not isinstance(found, dict):
+            raise Tampered(
+                "what the integration names is a secret, but no credential", hint="connect the integration again"
+            )
         if found.get("format") != FORMAT:
             raise Failed("this credential was sealed in a format that is not known", hint="start a newer version")
         return cls(Destination.from_json(json.dumps(found["destination"])), Sensitive(found["token"]))
