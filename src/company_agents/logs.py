@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -86,6 +87,12 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
         return self._redactor.clean(super().format(record))
 
 
+class _BoundedFile(logging.handlers.RotatingFileHandler):
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        # The default formats each record once more, to know its length beforehand. A line over is no harm.
+        return self.stream is not None and os.fstat(self.stream.fileno()).st_size >= self.maxBytes
+
+
 _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
@@ -129,9 +136,7 @@ def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> Non
     if folder is not None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handlers.append(
-            logging.handlers.RotatingFileHandler(
-                folder / "orchestrator.log", maxBytes=MOST_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
-            )
+            _BoundedFile(folder / "orchestrator.log", maxBytes=MOST_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
         )
     errors = logging.StreamHandler(sys.stderr)
     errors.setLevel(logging.WARNING)

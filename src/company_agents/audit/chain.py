@@ -16,12 +16,14 @@ from company_agents.sensitive import Sensitive
 
 LABEL = b"company-agents/audit/v1"
 MAC_BYTES = 32
+# Made once: `json.dumps` with these arguments makes one for each call.
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 START = b""  # what the first event of a chain is linked to
 
 
 def canonical(record: dict[str, Any]) -> str:
     """The record as the text that is linked: JSON in ASCII, keys sorted, no spaces, one line."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return _JSON.encode(record)
 
 
 def link(key: Sensitive, chain: UUID, seq: int, previous: bytes, record: str) -> bytes:

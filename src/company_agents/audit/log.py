@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from company_agents.audit.chain import MAC_BYTES, Head, canonical, link
-from company_agents.db.database import Database
+from company_agents.db.database import Database, array_text
 from company_agents.errors import CompanyAgentsError, Failed, Unavailable
 from company_agents.sensitive import Sensitive
 
@@ -197,10 +197,10 @@ class AuditLog:
             heads.append(head)
         found = await self.db.commit_events(
             [
-                chains,
-                [base.seq for base in bases],
+                array_text(chains),
+                array_text(base.seq for base in bases),
                 b"".join(base.mac or bytes(MAC_BYTES) for base in bases),
-                [len(by_chain[chain]) for chain in chains],
+                array_text(len(by_chain[chain]) for chain in chains),
                 # A record has no line end of its own: JSON escapes it.
                 "\n".join(record for chain in chains for record in by_chain[chain]),
                 b"".join(macs),

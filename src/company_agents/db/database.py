@@ -5,7 +5,7 @@ The pool, and transactions that see one scope.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from company_agents.db.gathered import Gathered
 from company_agents.db.logins import Logins
 from company_agents.db.sql import statements
 from company_agents.errors import Busy, CompanyAgentsError, Conflict, Unavailable, WrongUsage
@@ -69,8 +70,11 @@ class Database:
     def __init__(self, logins: Logins, *, pool_size: int) -> None:
         self.logins = logins
         self._pool = self._make_pool(pool_size)
-        # The audit committer has a connection of its own: callers that wait for it may hold all the others.
+        # The audit committer has a connection of its own: callers that wait for it may hold all the others. So have
+        # the look-ups that stand before every call.
         self._committer = self._make_pool(1)
+        self._look_ups = self._make_pool(1)
+        self._gathered: dict[str, Gathered] = {}
 
     def _make_pool(self, size: int) -> AsyncConnectionPool[Connection]:
         return AsyncConnectionPool(
@@ -87,13 +91,13 @@ class Database:
     async def open(self) -> None:
         """Open the pools; their first connections are there when this returns."""
         with translated():
-            await self._pool.open(wait=True, timeout=POOL_WAIT)
-            await self._committer.open(wait=True, timeout=POOL_WAIT)
+            for pool in (self._pool, self._committer, self._look_ups):
+                await pool.open(wait=True, timeout=POOL_WAIT)
 
     async def close(self) -> None:
         """Close the pools."""
-        await self._pool.close()
-        await self._committer.close()
+        for pool in (self._pool, self._committer, self._look_ups):
+            await pool.close()
 
     async def _configure(self, connection: Connection) -> None:
         await self.logins.serve.take_role(connection)
@@ -114,6 +118,23 @@ class Database:
             cursor = await connection.execute(statements()[query], params, binary=binary)
             return await cursor.fetchall()
 
+    async def look_up(self, query: str, company_id: UUID, row_id: UUID) -> Row | None:
+        """
+        A row by its company and id, through a named statement that takes many of both and sets the scope of each; see
+        `Gathered`. What stands before every call comes this way.
+        """
+        gathered = self._gathered.get(query)
+        if gathered is None:
+
+            async def ask(companies: list[UUID], ids: list[UUID]) -> list[Row]:
+                params = (array_text(companies), array_text(ids))
+                with translated():
+                    async with self._look_ups.connection() as connection:
+                        return await (await connection.execute(statements()[query], params, binary=True)).fetchall()
+
+            gathered = self._gathered[query] = Gathered(ask)
+        return await gathered.one(company_id, row_id)
+
     async def commit_events(self, params: Sequence[Any]) -> list[Row]:
         """The audit committer's statement, over the connection that is kept for it."""
         with translated():
@@ -131,6 +152,11 @@ class Database:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
         async with await self.logins.instance.connect() as connection, _scoped(connection, None):
             yield Tx(connection, None)
+
+
+def array_text(values: Iterable[UUID | int]) -> str:
+    """Ids or numbers as the text of an array. The driver's own way, element by element, takes longer than to store them."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 @contextlib.asynccontextmanager

@@ -39,10 +39,9 @@ class Identity:
         claim = read_agent_token(token)
         if claim is None:
             raise self._refused("malformed")
-        found = await self.db.call("agent_token_lookup", (claim.company_id, claim.agent_id))
-        if not found:
+        row = await self.db.look_up("agent_token_lookup", claim.company_id, claim.agent_id)
+        if row is None:
             raise self._refused("unknown")
-        row = found[0]
         if Sensitive(token) != await self._stored(row):
             raise self._refused("rotated or forged", agent=claim.agent_id)
         if row["agent_state"] != "active":

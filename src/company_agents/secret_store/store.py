@@ -34,6 +34,10 @@ class SecretInfo:
     last_used_at: datetime | None
 
 
+class Gone(NotFound):
+    """A secret that was there a moment ago: rotated or deleted since it was looked up."""
+
+
 @dataclass(slots=True)
 class Use:
     """One recorded use of a secret. `ended` says how it went; the event is written when the use closes."""
@@ -110,7 +114,7 @@ class SecretStore:
 
         Raises:
             Unavailable: the use could not be recorded; the secret stays closed.
-            NotFound: it is not in this scope.
+            Gone: it is not in this scope, or not any more.
             Tampered: the row is not what was sealed. Recorded.
         """
         use_id = uuid4().hex
@@ -119,7 +123,7 @@ class SecretStore:
         try:
             row = await self.db.look_up("secret_lookup", scope.company_id, secret_id)
             if row is None:
-                raise NotFound("the credential is not there any more")
+                raise Gone("the credential is not there any more")
             use = Use(await self.open_row(row))
             self._used[(scope.company_id, secret_id)] = datetime.now(UTC)
             try:

@@ -56,8 +56,10 @@ CREATE TABLE secrets (
     updated_at timestamptz NOT NULL DEFAULT now(),
     last_used_at timestamptz,
     key_id text NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (company_id, name)
+    -- The name first: it is what is looked for, also where there is no company.
+    UNIQUE NULLS NOT DISTINCT (name, company_id)
 ) WITH (fillfactor = 50);
+CREATE INDEX secrets_by_company ON secrets (company_id);
 -- A sealed value does not compress; trying costs time on every write.
 ALTER TABLE secrets ALTER COLUMN value SET STORAGE EXTERNAL;
 
@@ -104,6 +106,7 @@ CREATE TABLE credential_versions (
     CHECK ((state = 'retired') = (secret_id IS NULL))
 );
 CREATE UNIQUE INDEX credential_versions_one_current ON credential_versions (integration_id) WHERE state = 'current';
+CREATE INDEX credential_versions_by_secret ON credential_versions (secret_id);
 
 CREATE TABLE integration_agents (
     company_id uuid NOT NULL,
@@ -240,7 +243,7 @@ CREATE TABLE idempotency_keys (
     response jsonb,
     status int,
     created_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE NULLS NOT DISTINCT (company_id, principal, key)
+    UNIQUE NULLS NOT DISTINCT (principal, key, company_id)
 );
 
 -- Rows of a company.
@@ -311,19 +314,23 @@ GRANT USAGE, SELECT ON SEQUENCE master_key_seals TO company_agents_serve;
 GRANT SELECT, INSERT, UPDATE ON master_keys TO company_agents_instance;
 GRANT USAGE, SELECT, UPDATE ON SEQUENCE master_key_seals TO company_agents_instance;
 
--- Who calls with this agent token: the agent and its sealed token, in the scope of the company that the
--- token claims. In one call, because it stands before every request; as a function, because a setting
--- made in the same statement as the read would not bind that read.
-CREATE FUNCTION agent_token_lookup(claimed_company uuid, claimed_agent uuid)
-    RETURNS TABLE (agent_name text, agent_state text, id uuid, company_id uuid, name text, value bytea,
+-- Who calls with these agent tokens: the agents and their sealed tokens, each in the scope of the company that
+-- its token claims; `n` says which claim a row answers. In one call, because it stands before every request; as a
+-- function, because a setting made in the same statement as the read would not bind that read. The name is made of
+-- the claim, not of the agent's row: under row-level security an index is not used for an expression over a column.
+CREATE FUNCTION agent_token_lookup(claimed_companies uuid[], claimed_agents uuid[])
+    RETURNS TABLE (n int, agent_name text, agent_state text, id uuid, company_id uuid, name text, value bytea,
                    nonce bytea, key_id text)
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('company_agents.company', claimed_company::text, true);
-    RETURN QUERY
-        SELECT a.name, a.state, s.id, s.company_id, s.name, s.value, s.nonce, s.key_id
-        FROM agents a JOIN secrets s ON s.company_id = a.company_id AND s.name = 'agent_token/' || a.id
-        WHERE a.id = claimed_agent AND a.company_id = claimed_company;
+    FOR i IN 1 .. cardinality(claimed_agents) LOOP
+        PERFORM set_config('company_agents.company', claimed_companies[i]::text, true);
+        RETURN QUERY
+            SELECT i, a.name, a.state, s.id, s.company_id, s.name, s.value, s.nonce, s.key_id
+            FROM agents a, secrets s
+            WHERE a.id = claimed_agents[i] AND a.company_id = claimed_companies[i]
+              AND s.name = 'agent_token/' || claimed_agents[i] AND s.company_id = claimed_companies[i];
+    END LOOP;
 END $$;
 
 -- The same for an operator token.
@@ -336,7 +343,7 @@ BEGIN
     RETURN QUERY
         SELECT t.role, o.id, o.name, o.instance_owner, s.id, s.company_id, s.name, s.value, s.nonce, s.key_id
         FROM operator_tokens t JOIN operators o ON o.id = t.operator_id
-        JOIN secrets s ON s.company_id IS NULL AND s.name = 'operator_token/' || t.id
+        JOIN secrets s ON s.company_id IS NULL AND s.name = 'operator_token/' || claimed_token
         WHERE t.id = claimed_token AND t.revoked_at IS NULL AND t.ends_at > now() AND o.disabled_at IS NULL;
 END $$;
 
@@ -354,13 +361,17 @@ BEGIN
         WHERE c.id = company;
 END $$;
 
--- One sealed secret of one company.
-CREATE FUNCTION secret_lookup(scope uuid, secret uuid)
-    RETURNS TABLE (id uuid, company_id uuid, name text, value bytea, nonce bytea, key_id text)
+-- Sealed secrets, each of the company beside it; `n` says which a row answers.
+CREATE FUNCTION secret_lookup(companies uuid[], secret_ids uuid[])
+    RETURNS TABLE (n int, id uuid, company_id uuid, name text, value bytea, nonce bytea, key_id text)
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('company_agents.company', scope::text, true);
-    RETURN QUERY SELECT s.id, s.company_id, s.name, s.value, s.nonce, s.key_id FROM secrets s WHERE s.id = secret;
+    FOR i IN 1 .. cardinality(secret_ids) LOOP
+        PERFORM set_config('company_agents.company', companies[i]::text, true);
+        RETURN QUERY
+            SELECT i, s.id, s.company_id, s.name, s.value, s.nonce, s.key_id
+            FROM secrets s WHERE s.id = secret_ids[i] AND s.company_id = companies[i];
+    END LOOP;
 END $$;
 
 -- When secrets were last used; called in batches.

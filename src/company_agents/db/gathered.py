@@ -1,0 +1,75 @@
+"""
+Look-ups that share a round trip: those that arrive while one is under way go together with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+Row = dict[str, Any]
+Ask = Callable[[list[UUID], list[UUID]], Awaitable[list[Row]]]
+
+# More in one statement would make the first wait for the last.
+MOST_AT_ONCE = 64
+
+
+@dataclass(slots=True)
+class _Waiting:
+    company_id: UUID
+    row_id: UUID
+    answer: asyncio.Future[Row | None]
+
+
+class Gathered:
+    """
+    Rows by their company and id. `ask` takes the companies and the ids of several, and gives the rows that it
+    finds; `n`, counted from 1, says which each answers. Nothing is kept: a look-up never takes part in a statement that
+    was sent before it was asked for, so it sees everything that was acknowledged by then.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._waiting: list[_Waiting] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def one(self, company_id: UUID, row_id: UUID) -> Row | None:
+        """
+        A row, or None where that company has none of this id.
+
+        Raises:
+            CompanyAgentsError: what `ask` raised for all that went together.
+        """
+        answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(company_id, row_id, answer))
+        # A task of its own, not the first caller's: one who gives up must not take the others along.
+        if self._task is None:
+            self._task = asyncio.create_task(self._answer())
+        return await answer
+
+    async def _answer(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+                await self._answer_these(batch)
+        finally:
+            self._task = None
+
+    async def _answer_these(self, batch: list[_Waiting]) -> None:
+        try:
+            found = await self._ask([entry.company_id for entry in batch], [entry.row_id for entry in batch])
+            rows = {row.pop("n"): row for row in found}
+            for n, entry in enumerate(batch, start=1):
+                if not entry.answer.done():
+                    entry.answer.set_result(rows.get(n))
+        except Exception as error:
+            for entry in batch:
+                if not entry.answer.done():
+                    entry.answer.set_exception(error)
+        finally:
+            # Cancelled in the middle, as when the process ends: nobody is left waiting.
+            for entry in batch:
+                entry.answer.cancel()
