@@ -90,7 +90,8 @@ def destination_for(
     Raises:
         WrongUsage: an address or a header that will not do, or none where the provider has none.
     """
-    url = base_url or provider.base_url
+    # An empty address is none: it must not come to mean the provider's own.
+    url = provider.base_url if base_url is None else base_url
     if url is None:
         raise WrongUsage(f"{provider.title} has no address of its own", hint="give --base-url https://host")
     if header is not None and provider.base_url is not None:

@@ -102,7 +102,7 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_CONNECT)
         provider = self.providers.get(provider_name)
-        name = good_name(name or provider.name, "an integration")
+        name = good_name(provider.name if name is None else name, "an integration")
         destination = destination_for(provider, base_url, allow_private=allow_private_network, header=header)
         credential = Credential(destination, check_token(token))
         integration_id = uuid4()
@@ -197,9 +197,8 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_ALLOW)
         await self.get(caller, integration_id)
+        await _agents_exist(caller.scope, [agent_id])
         async with caller.scope.transaction() as tx:
-            if await tx.one("agent_get", id=agent_id) is None:
-                raise NotFound("this agent does not exist", hint="`company-agents agent list --company ID` shows them")
             await tx.run(
                 "integration_allow",
                 company_id=caller.scope.company_id,
@@ -214,13 +213,16 @@ class Integrations:
         No longer let an agent use an integration; counts at its next call.
 
         Raises:
-            NotFound: no such integration.
+            NotFound: no such integration or agent in this company.
             Conflict: everybody may use it, so this agent would go on.
         """
         caller.require(Permission.INTEGRATION_ALLOW)
         integration = await self.get(caller, integration_id)
         if integration.allow_all:
-            raise Conflict("all agents may use this integration", hint="turn that off first")
+            raise Conflict(
+                "all agents may use this integration", hint="on its page in the dashboard, choose the agents that may"
+            )
+        await _agents_exist(caller.scope, [agent_id])
         async with caller.scope.transaction() as tx:
             if await tx.run("integration_disallow", integration_id=integration_id, agent_id=agent_id):
                 await self._record(caller, "integration.disallowed", integration_id, agent=agent_id)
@@ -285,9 +287,7 @@ class Integrations:
         async with scope.transaction() as tx:
             if await tx.one("integration_named", name=name) is not None:
                 raise Conflict(f"there is an integration {name} already", hint="give another --name", code="duplicate")
-            for agent_id in allow:
-                if await tx.one("agent_get", id=agent_id) is None:
-                    raise NotFound(f"the agent {agent_id} does not exist in this company")
+        await _agents_exist(scope, allow)
 
     async def _probed(
         self, caller: Caller, provider: Provider, credential: Credential, integration_id: UUID, *, version: int
@@ -328,6 +328,16 @@ def secret_name(integration_id: UUID, version: int) -> str:
 def unknown_integration() -> NotFound:
     """The same for one that does not exist, is another company's, or is not for this agent."""
     return NotFound("this integration does not exist", hint="`company-agents integration list --company ID` shows them")
+
+
+async def _agents_exist(scope: CompanyScope, agents: Sequence[UUID]) -> None:
+    async with scope.transaction() as tx:
+        for agent_id in agents:
+            if await tx.one("agent_get", id=agent_id) is None:
+                raise NotFound(
+                    f"the agent {agent_id} does not exist in this company",
+                    hint="`company-agents agent list --company ID` shows them",
+                )
 
 
 def _agent_of(caller: Caller) -> UUID | None:

@@ -43,9 +43,7 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
     if problem is not None:
         raise ProbeFailed(
             f"{provider.title} did not accept the credential: {problem}",
-            hint=f"make a new one at {provider.token_page}"
-            if provider.token_page
-            else "check the token and the address",
+            hint=_hint(provider, reply.status),
         )
     parsed = _json(reply.body)
     account = field(parsed, provider.probe.account) if provider.probe.account else None
@@ -54,6 +52,12 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
         account if isinstance(account, str) else None,
         tuple(scope for scope in (part.strip() for part in scopes.split(",")) if scope),
     )
+
+
+def _hint(provider: Provider, status: int) -> str:
+    if status == 429 or status >= 500:
+        return "this may be no fault of the credential: try again later"
+    return f"make a new one at {provider.token_page}" if provider.token_page else "check the token and the address"
 
 
 def refusal(provider: Provider, reply: OutgoingReply, *, strict: bool) -> str | None:
