@@ -136,7 +136,9 @@ def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
             # Python has no standard input where the caller has closed it.
             value = sys.stdin.buffer.read(MOST_STDIN + 1) if sys.stdin else b""
             if len(value) > MOST_STDIN:
-                raise WrongUsage("what came on standard input is too long for a token")
+                raise WrongUsage(
+                    "what came on standard input is too long for a token", hint="pipe in the token and nothing else"
+                )
             secret = Sensitive(value.strip())
         elif sys.stdin and sys.stdin.isatty():
             secret = Sensitive(_typed(prompt))

@@ -12,10 +12,17 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from company_agents.errors import WrongUsage
+
 _WIDEST = 100
 _WIDEST_NAME = 28
 
 _HELP = ("--help", "show this and end")
+
+
+def shows_how(path: str) -> str:
+    """The hint where there is no better one."""
+    return f"`{path} --help` shows how"
 
 
 class PlainCommand(TyperCommand):
@@ -28,6 +35,14 @@ class PlainCommand(TyperCommand):
         except typer.TyperException as error:
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run it. Words that will not do have a hint in any case."""
+        try:
+            return super().invoke(ctx)
+        except WrongUsage as error:
+            error.hint = error.hint or shows_how(ctx.command_path)
             raise
 
     def format_help(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]

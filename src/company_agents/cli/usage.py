@@ -9,6 +9,7 @@ import re
 
 import typer
 
+from company_agents.cli.help import shows_how
 from company_agents.errors import WrongUsage
 
 _WORD = re.compile(r"(?:--)?[a-z][a-z-]{0,29}")
@@ -19,7 +20,7 @@ _COMMAND = re.compile(r"No such command '(?P<name>[^']*)'\.?(?: Did you mean (?P
 def wrong_usage(error: typer.TyperException) -> WrongUsage:
     """An error of the parser as one of ours, with the help that fits."""
     path = getattr(getattr(error, "ctx", None), "command_path", None) or "company-agents"
-    return WrongUsage(_sentence(error), hint=_near(error) or f"`{path} --help` shows how")
+    return WrongUsage(_sentence(error), hint=_near(error) or shows_how(path))
 
 
 def _sentence(error: typer.TyperException) -> str:
