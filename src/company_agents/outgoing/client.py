@@ -137,7 +137,8 @@ class Outgoing:
             body = bytearray()
             async for chunk in reply.body():
                 body += chunk
-            return OutgoingReply(reply.status, reply.headers, bytes(body), reply.removed)
+            whole = reply.searched_as_json(bytes(body))
+            return OutgoingReply(reply.status, reply.headers, whole, reply.removed)
 
     @asynccontextmanager
     async def stream(
