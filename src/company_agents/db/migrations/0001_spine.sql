@@ -74,6 +74,8 @@ CREATE TABLE agents (
     UNIQUE (company_id, id)
 );
 
+CREATE INDEX agents_by_time ON agents (company_id, created_at, id);
+
 CREATE TABLE integrations (
     id uuid PRIMARY KEY,
     company_id uuid NOT NULL REFERENCES companies (id),

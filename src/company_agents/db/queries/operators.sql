@@ -99,7 +99,7 @@ VALUES (%(id)s, %(operator_id)s, %(name)s, %(role)s, %(ends_at)s);
 
 -- name: operator_token_get
 SELECT t.id, t.operator_id, t.name, t.role, t.created_at, t.ends_at, t.revoked_at, s.last_used_at
-FROM operator_tokens t LEFT JOIN secrets s ON s.company_id IS NULL AND s.name = 'operator_token/' || t.id
+FROM operator_tokens t LEFT JOIN secrets s ON s.company_id IS NULL AND s.name = 'operator_token/' || %(id)s::uuid
 WHERE t.id = %(id)s;
 
 -- name: operator_token_list
