@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,11 +139,14 @@ def _query(query: Query) -> str:
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, bool):
                 pairs.append((name, "true" if entry else "false"))
-            elif isinstance(entry, (str, int, float)):
+            elif isinstance(entry, (str, int)) or (isinstance(entry, float) and math.isfinite(entry)):
                 pairs.append((name, str(entry)))
             elif entry is not None:
-                raise WrongUsage(f"the query parameter {name[:50]} is neither text nor a number, nor a list of them")
-    return urlencode(pairs)
+                raise WrongUsage("a query parameter is neither text nor a number, nor a list of them")
+    try:
+        return urlencode(pairs)
+    except UnicodeEncodeError:
+        raise WrongUsage("the query is not text that can be sent") from None
 
 
 def _encoded(headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes]:
@@ -156,7 +160,11 @@ def _encoded(headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], byt
         return given, _utf8(body)
     if "content-type" not in names:
         given["Content-Type"] = "application/json"
-    return given, _utf8(json.dumps(body, separators=(",", ":")))
+    try:
+        return given, _utf8(json.dumps(body, separators=(",", ":"), allow_nan=False))
+    except ValueError:
+        # Written as 1e400, it was a number; what Python makes of it is none that JSON has.
+        raise WrongUsage("the body holds a number that is too large") from None
 
 
 def _utf8(text: str) -> bytes:
