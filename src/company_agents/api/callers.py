@@ -103,17 +103,28 @@ class _Incoming(Request):
                 raise HTTPException(413)
             chunks.append(chunk)
         self._body = b"".join(chunks)
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if (self._body or media_type) and media_type != "application/json":
+        declarations = self.headers.getlist("content-type")
+        media_types = [text.partition(";")[0].strip().lower() for text in declarations]
+        if (self._body or declarations) and media_types != ["application/json"]:
             raise HTTPException(415)
 
     async def json(self) -> Any:
-        """The body, parsed; the constants that Python knows beyond JSON are none here."""
-        return json.loads(self._body, parse_constant=_no_constant)
+        """
+        The body, parsed more strictly than Python does: UTF-8 alone, no constants beyond JSON, and no name twice,
+        since whoever looked at the body on its way may have read the other value.
+        """
+        return json.loads(self._body.decode(), parse_constant=_no_constant, object_pairs_hook=_unrepeated)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError("this is no JSON")
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _token(request: Request) -> str:

@@ -191,6 +191,8 @@ async def _creation(
         ),
     ] = None,
 ) -> Creation:
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise WrongUsage("there is more than one Idempotency-Key", hint="send one, or none")
     return Creation(request.app.state.keys, key, f"{request.method} {request.scope['path']}")
 
 

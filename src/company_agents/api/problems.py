@@ -32,7 +32,7 @@ _PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 # What the router and this door itself refuse before a room is asked: code, sentence, hint.
 _HTTP: dict[int, tuple[str, str, str]] = {
-    400: ("wrong_usage", "the body cannot be read", "send one JSON object in UTF-8"),
+    400: ("wrong_usage", "the body cannot be read", "send one JSON object in UTF-8, with no name in it twice"),
     404: ("not_found", "there is no such path", "/v1/openapi.json lists the paths"),
     405: ("method_not_allowed", "this path does not take this method", "the header Allow lists those it takes"),
     413: ("too_large", "the body is too large", "the documentation of the path says how much it takes"),
@@ -114,7 +114,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(entry["type"] == "json_invalid" for entry in found):
-        return problem(400, "wrong_usage", "the body is no JSON", "send one JSON object in UTF-8")
+        return problem(400, "wrong_usage", "the body is no JSON", _HTTP[400][2])
     errors = [{"field": _field(entry), "detail": _what(entry)} for entry in found[:20]]
     first = f"{errors[0]['field']} {errors[0]['detail']}"
     return problem(422, "wrong_usage", first, "/v1/openapi.json says what goes where", errors=errors)
