@@ -32,12 +32,10 @@ class Echo:
     missing: int = 0
 
     def raw(self) -> bytes:
-        length = {"Content-Length": str(len(self.body) + self.missing).encode()}
-        head = {
-            "Content-Type": b"text/plain",
-            **({} if "Transfer-Encoding" in self.headers else length),
-            **self.headers,
-        }
+        head = {"Connection": b"close", "Content-Type": b"text/plain"}
+        if "Transfer-Encoding" not in self.headers:
+            head["Content-Length"] = str(len(self.body) + self.missing).encode()
+        head |= self.headers
         lines = [b"HTTP/1.1 " + self.status, *(name.encode() + b": " + value for name, value in head.items())]
         return b"\r\n".join(lines) + b"\r\n\r\n" + self.body
 

@@ -15,7 +15,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 
 from tests.cli.processes import SLOWEST, Done, Machine
 from tests.dashboard.people import BROWSER
-from tests.promises.search import Place
+from tests.promises.canary.search import Place
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Answer:
         return json.loads(self.data)
 
     def header(self, name: str) -> str:
-        return dict((key.lower(), value) for key, value in self.headers)[name]
+        return {key.lower(): value for key, value in self.headers}[name]
 
 
 class Doors:

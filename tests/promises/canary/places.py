@@ -14,7 +14,7 @@ from psycopg import sql
 
 from company_agents.db.embedded import join
 from tests.database.processes import postmaster, the_supervisor
-from tests.promises.search import Place
+from tests.promises.canary.search import Place
 
 _TABLES = """
     SELECT n.nspname, c.relname, n.nspname LIKE 'pg\\_%' OR n.nspname = 'information_schema' AS of_system

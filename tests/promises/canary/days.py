@@ -1,0 +1,153 @@
+"""
+What happens in the story: everything that takes a secret gets one, by every door, and everything goes wrong once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pyotp
+
+from tests.promises.canary.provider import ECHOES, FAULTS
+from tests.promises.canary.story import Story
+
+REMOVED = b"[credential removed]"
+
+
+def people(story: Story, first_link: str) -> None:
+    """The owner joins, signs out and in again, mistypes, confirms, and invites somebody."""
+    doors = story.doors
+    cookie = story.join("olivia", first_link, "the first link")
+    assert doors.page(cookie, "/sign-out", {}).status == 303
+    password, wrong = story.password("password of olivia"), story.password("a mistyped password")
+    assert story.sign_in("olivia", wrong, "123456").status == 401
+    assert story.sign_in("nobody", wrong, "123456").status == 401
+    assert story.sign_in("olivia", password, "12345x").status == 401
+    found = story.sign_in("olivia", password, pyotp.TOTP(story.totp["olivia"]).now())
+    story.cookie = cookie = story.session(found, "second session of olivia")
+    assert doors.page(cookie, "/confirm", {"password": wrong, "return": "/account"}).status == 422
+    assert doors.page(cookie, "/confirm", {"password": password, "return": "/account"}).status == 303
+    made = doors.page(cookie, "/companies/new", {"name": "Acme"})
+    story.company = re.findall(r"/companies/([0-9a-f-]{36})", made.header("location"))[0]
+    invited = doors.page(cookie, f"/companies/{story.company}/invite", {"role": "viewer"}, shown={"an invitation"})
+    story.join("victor", story.link(invited.text, "an invitation"), "an invitation")
+    said = doors.json("operator", "link", shown={"a link of the command line"})
+    story.link(said["url"], "a link of the command line")
+    story.olivia = doors.json("operator", "list")["items"][0]["id"]
+
+
+def operator_tokens(story: Story) -> None:
+    """One from the page, one from the command line, which is revoked."""
+    form = {"name": "ci", "role": "owner", "days": "30"}
+    page = story.doors.page(story.cookie, "/account/tokens/new", form, shown={"an operator token"})
+    story.operator_token = story.an_operator_token(page.text, "an operator token")
+    words = ["token", "create", "--operator", story.olivia, "--name", "other"]
+    made = story.doors.json("operator", *words, shown={"a revoked operator token"})
+    revoked = story.an_operator_token(made["token"], "a revoked operator token")
+    assert story.doors.rest(revoked, "GET", "/v1/me").status == 200
+    story.doors.json("operator", "token", "revoke", "--id", made["id"])
+    assert story.doors.rest(revoked, "GET", "/v1/me").status == 401
+
+
+def agents(story: Story) -> None:
+    """One is hired at each door, and each gets a new token there."""
+    doors, api, pages = story.doors, f"/v1/companies/{story.company}/agents", f"/companies/{story.company}/agents"
+    hired = doors.page(story.cookie, f"{pages}/hire", {"name": "ann"}, shown={"first token of ann"})
+    first = {"ann": story.agent_token(hired.text, "first token of ann")}
+    story.agents["ann"] = re.findall(rf"{pages}/([0-9a-f-]{{36}})", hired.text)[0]
+    asked: dict[str, Any] = {"body": {"name": "ben"}, "Idempotency_Key": "hire-ben", "shown": {"first token of ben"}}
+    made = doors.rest(story.operator_token, "POST", api, **asked).json
+    first["ben"], story.agents["ben"] = story.agent_token(made["token"], "first token of ben"), made["id"]
+    again = doors.rest(story.operator_token, "POST", api, **{**asked, "shown": ()}).json
+    assert (again["id"], again["token"]) == (made["id"], None)
+    made = doors.json("agent", "create", "cid", "--company", story.company, shown={"first token of cid"})
+    first["cid"], story.agents["cid"] = story.agent_token(made["token"], "first token of cid"), made["id"]
+    for who, token in first.items():
+        assert doors.tool(token, "whoami", {}).json["result"]["structuredContent"]["name"] == who
+        shown = {f"token of {who}"}
+        path = f"{pages}/{story.agents[who]}/rotate-token"
+        if who == "ann":
+            seen = re.findall(r'name="seen" value="([^"]+)"', doors.page(story.cookie, path).text)[0]
+            text = doors.page(story.cookie, path, {"seen": seen}, shown=shown).text
+        elif who == "ben":
+            text = doors.rest(story.operator_token, "POST", f"/v1{path}", shown=shown).text
+        else:
+            text = doors.json("agent", "rotate-token", "--id", story.agents[who], shown=shown)["token"]
+        story.tokens[who] = story.agent_token(text, f"token of {who}")
+        assert doors.tool(token, "whoami", {}).status == 401
+        assert doors.rest(token, "GET", "/v1/me").status == 401
+    doors.json("agent", "pause", "--id", story.agents["cid"])
+    assert doors.tool(story.tokens["cid"], "whoami", {}).status == 401
+
+
+def _api(story: Story) -> str:
+    return f"/v1/companies/{story.company}/integrations"
+
+
+def _pages(story: Story) -> str:
+    return f"/companies/{story.company}/integrations"
+
+
+def connecting(story: Story) -> None:
+    """Slack is connected at each door, after a token that it refuses; and a service that is not asked."""
+    doors, url = story.doors, story.slack.url
+    words = ["connect", "slack", "--company", story.company, "--name", "by-cli", "--base-url", url]
+    words += ["--allow-private-network", "--allow-all", "--token-stdin", "--json"]
+    form = {"name": "by-page", "base_url": url, "private_network": "yes", "who": "all"}
+    body = {"provider": "slack", "name": "by-rest", "base_url": url, "allow_private_network": True, "allow_all": True}
+    for good in (False, True):
+        tokens = {
+            way: story.provider_token(f"{'the' if good else 'a refused'} token of {way}", good=good)
+            for way in ("by-cli", "by-page", "by-rest")
+        }
+        assert doors.cli("integration", *words, given=tokens["by-cli"] + "\n").status == (0 if good else 4)
+        page = doors.page(story.cookie, f"{_pages(story)}/connect/slack", {**form, "token": tokens["by-page"]})
+        assert page.status == (303 if good else 422)
+        for _ in range(2):
+            sent = {**body, "token": tokens["by-rest"]}
+            answer = doors.rest(story.operator_token, "POST", _api(story), sent, Idempotency_Key="connect")
+            assert answer.status == (201 if good else 422)
+    token = story.provider_token("the token of generic")
+    generic = {**body, "provider": "generic", "name": "generic", "header": "X-Api-Key", "token": token}
+    assert doors.rest(story.operator_token, "POST", _api(story), generic).status == 201
+    found = doors.rest(story.operator_token, "GET", _api(story)).json["items"]
+    story.integrations = {entry["name"]: entry["id"] for entry in found}
+    assert len(story.integrations) == 4
+
+
+def rotating(story: Story) -> None:
+    """Each gets a new token at its door, again after a refused one; the provider revokes one, which a check finds."""
+    doors, known = story.doors, story.integrations
+    for good in (False, True):
+        tokens = {
+            way: story.provider_token(f"{'the' if good else 'a refused'} rotated token of {way}", good=good)
+            for way in ("by-cli", "by-page", "by-rest")
+        }
+        done = doors.cli("integration", "rotate", "--id", known["by-cli"], "--token-stdin", given=tokens["by-cli"])
+        assert done.status == (0 if good else 4)
+        page = doors.page(story.cookie, f"{_pages(story)}/{known['by-page']}/rotate", {"token": tokens["by-page"]})
+        assert page.status == (303 if good else 422)
+        path = f"{_api(story)}/{known['by-rest']}"
+        answer = doors.rest(story.operator_token, "POST", f"{path}/rotate", {"token": tokens["by-rest"]})
+        assert answer.status == (200 if good else 422)
+    story.slack.good.discard(tokens["by-rest"])
+    assert doors.rest(story.operator_token, "POST", f"{path}/check").json["status"] == "needs attention"
+    assert doors.page(story.cookie, f"{_pages(story)}/{known['by-page']}/check", {}).status == 303
+    assert doors.json("integration", "check", "--id", known["by-cli"])["status"] == "connected"
+    assert doors.rest(story.operator_token, "POST", f"{path}/request", {"path": "/echo/plain"}).status == 403
+
+
+def calling(story: Story) -> None:
+    """The agent uses what it may, and the provider sends the credential back in every way that we know."""
+    for name in ("by-cli", "by-page", "generic"):
+        for shape in (*ECHOES, *FAULTS, "elsewhere", "onwards"):
+            given = {"integration": name, "method": "POST", "path": f"/echo/{shape}", "body": {"text": "hello"}}
+            said = story.doors.tool(story.tokens["ann"], "integration_request", given, name=f"{shape} from {name}")
+            assert said.status == 200
+            if shape not in FAULTS:
+                assert REMOVED in said.data, said.text
+    for shape in (*ECHOES, *FAULTS):
+        path = f"{_api(story)}/{story.integrations['by-cli']}/request"
+        story.doors.rest(story.tokens["ben"], "POST", path, {"path": f"/echo/{shape}"}, name=f"{shape} over REST")
+    assert story.slack.elsewhere.seen == []
