@@ -109,14 +109,12 @@ class Database:
             async with self._pool.connection() as connection:
                 yield connection
 
-    async def call(self, query: str, params: Sequence[Any], *, binary: bool = True) -> list[Row]:
+    async def call(self, query: str, params: Sequence[Any]) -> list[Row]:
         """
         One named statement, one round trip, its own transaction. For the functions of the schema that set
-        their scope themselves, on the paths that stand before every request.
+        their scope themselves.
         """
-        async with self.connection() as connection:
-            cursor = await connection.execute(statements()[query], params, binary=binary)
-            return await cursor.fetchall()
+        return await self._ask(self._pool, query, params)
 
     async def look_up(self, query: str, company_id: UUID, row_id: UUID) -> Row | None:
         """
@@ -127,19 +125,23 @@ class Database:
         if gathered is None:
 
             async def ask(companies: list[UUID], ids: list[UUID]) -> list[Row]:
-                params = (array_text(companies), array_text(ids))
-                with translated():
-                    async with self._look_ups.connection() as connection:
-                        return await (await connection.execute(statements()[query], params, binary=True)).fetchall()
+                return await self._ask(self._look_ups, query, (array_text(companies), array_text(ids)))
 
             gathered = self._gathered[query] = Gathered(ask)
         return await gathered.one(company_id, row_id)
 
     async def commit_events(self, params: Sequence[Any]) -> list[Row]:
         """The audit committer's statement, over the connection that is kept for it."""
+        return await self._ask(self._committer, "audit_append", params)
+
+    async def _ask(self, pool: AsyncConnectionPool[Connection], query: str, params: Sequence[Any]) -> list[Row]:
         with translated():
-            async with self._committer.connection() as connection:
-                return await (await connection.execute(statements()["audit_append"], params, binary=True)).fetchall()
+            # Not `pool.connection()`, which also ends a transaction: there is none.
+            connection = await pool.getconn()
+            try:
+                return await (await connection.execute(statements()[query], params, binary=True)).fetchall()
+            finally:
+                await pool.putconn(connection)
 
     @contextlib.asynccontextmanager
     async def transaction(self, company_id: UUID | None) -> AsyncIterator[Tx]:
