@@ -194,3 +194,20 @@ def test_the_servers_log_is_bounded(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["postgres.log", "postgres.log.1"]
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2500
     assert "the last word" in (tmp_path / "postgres.log").read_text()
+
+
+@pytest.mark.skipif(not ROOT, reason="an ordinary user's database lies in the home and goes with it")
+def test_a_database_whose_home_was_deleted_is_known_as_left_behind(fresh_home):
+    join(fresh_home).close()
+    wait_stopped(fresh_home)
+    folder = (fresh_home / "db").resolve()
+    assert folder not in host.left_behind()
+    kept = fresh_home.with_name("kept")
+    fresh_home.rename(kept)
+    try:
+        assert folder in host.left_behind()
+    finally:
+        kept.rename(fresh_home)
+    assert folder not in host.left_behind()
+    clean(fresh_home)
+    assert folder not in host.left_behind()

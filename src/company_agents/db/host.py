@@ -33,6 +33,9 @@ from company_agents.errors import CompanyAgentsError, MayNotStart
 
 SYSTEM_FOLDER = Path("/var/lib/company-agents")
 
+# Beside the folder of a database there: which home it belongs to.
+_HOME = ".home"
+
 # `sun_path` of sockaddr_un holds 108 bytes, the last one a zero; see unix(7).
 LONGEST_SOCKET_PATH = 107
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -175,6 +178,8 @@ def database_folder(home: Path, account: Account) -> Path:
         folder = Path(os.path.realpath(folder))
     with contextlib.suppress(FileExistsError):
         _make_private(folder, account)
+    if folder.parent == SYSTEM_FOLDER:
+        _note_home(folder, home)
     folder = folder.resolve()
     found = folder.stat()
     if account.switch and found.st_uid == 0 and not any(folder.iterdir()):
@@ -187,6 +192,25 @@ def database_folder(home: Path, account: Account) -> Path:
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
     return folder
+
+
+def _note_home(folder: Path, home: Path) -> None:
+    """Beside the folder and not in it: whose it is could put a link there."""
+    folder.with_suffix(_HOME).write_bytes(os.fsencode(home))
+    for note in SYSTEM_FOLDER.glob(f"*{_HOME}"):
+        if not note.with_suffix("").exists():
+            note.unlink(missing_ok=True)
+
+
+def left_behind() -> list[Path]:
+    """The databases below the system folder whose home is gone, or has another one now."""
+    found = []
+    for note in sorted(SYSTEM_FOLDER.glob(f"*{_HOME}")):
+        folder = note.with_suffix("")
+        home = Path(os.fsdecode(note.read_bytes()))
+        if folder.is_dir() and Path(os.path.realpath(home / "db")) != folder:
+            found.append(folder)
+    return found
 
 
 def make_system_folder() -> None:
