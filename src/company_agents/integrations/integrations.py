@@ -4,6 +4,7 @@ Connect, look at, allow, rotate, check, delete.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
+from company_agents.db.database import Row, Tx
 from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed
 from company_agents.identity.directory import good_name
 from company_agents.identity.paging import Page, cursor_params, page
@@ -159,18 +161,17 @@ class Integrations:
         provider = self.providers.get(integration.provider)
         version = integration.version + 1
         # The destination is taken from the sealed credential, never from the row beside it.
-        credential = Credential((await self._opened(caller, integration, "rotate")).destination, token)
+        _, present = await self._opened(caller, integration_id, "rotate")
+        credential = Credential(present.destination, token)
         proof = await self._probed(caller, provider, credential, integration_id, version=version)
         async with caller.scope.transaction() as tx:
-            locked = await tx.one("integration_lock", id=integration_id)
-            if locked is None:
-                raise unknown_integration()
-            if locked["version"] != integration.version:
+            held = await _held(tx, integration_id)
+            if held["version"] != integration.version:
                 raise Conflict("somebody else rotated it just now", hint="look at it again")
             secret = await self.store.put(tx, secret_name(integration_id, version), credential.sealed_form())
             # No run holds the old version, so it goes at once.
             await tx.run("version_retire", integration_id=integration_id, version=integration.version)
-            await self.store.delete(tx, locked["secret_id"])
+            await self.store.delete(tx, held["secret_id"])
             await tx.run(
                 "version_insert",
                 company_id=caller.scope.company_id,
@@ -243,13 +244,14 @@ class Integrations:
         caller.require(Permission.INTEGRATION_CHECK)
         integration = await self.get(caller, integration_id)
         provider = self.providers.get(integration.provider)
+        version, credential = await self._opened(caller, integration_id, "check")
         try:
-            credential = await self._opened(caller, integration, "check")
             proof = await probe(self.outgoing, provider, credential)
         except ProbeFailed as error:
-            await self.set_status(caller.scope, integration_id, NEEDS_ATTENTION, error.sentence)
+            await self.set_status(caller.scope, integration_id, version, NEEDS_ATTENTION, error.sentence)
         else:
-            await self.set_status(caller.scope, integration_id, CONNECTED, "", scopes=list(proof.scopes) or None)
+            scopes = list(proof.scopes) or None
+            await self.set_status(caller.scope, integration_id, version, CONNECTED, "", scopes=scopes)
         return await self.get(caller, integration_id)
 
     async def delete(self, caller: Caller, integration_id: UUID) -> None:
@@ -261,27 +263,36 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_DELETE)
         async with caller.scope.transaction() as tx:
-            locked = await tx.one("integration_lock", id=integration_id)
-            if locked is None:
-                raise unknown_integration()
+            held = await _held(tx, integration_id)
             secrets = await tx.all("integration_secrets", id=integration_id)
             await tx.run("integration_delete", id=integration_id)
             for row in secrets:
                 await self.store.delete(tx, row["secret_id"])
-            await self._record(caller, "integration.deleted", integration_id, name=locked["name"])
+            await self._record(caller, "integration.deleted", integration_id, name=held["name"])
 
     async def set_status(
-        self, scope: CompanyScope, integration_id: UUID, status: str, reason: str, scopes: Sequence[str] | None = None
+        self,
+        scope: CompanyScope,
+        integration_id: UUID,
+        version: int,
+        status: str,
+        reason: str,
+        scopes: Sequence[str] | None = None,
     ) -> None:
-        """Write the status; `status_since` moves only when it changes."""
+        """
+        Write the status that a credential version has shown; `status_since` moves only when it changes. Of a version
+        that was replaced since, nothing is written: it says nothing of the present one.
+        """
         async with scope.transaction() as tx:
-            await tx.run(
-                "integration_status",
-                id=integration_id,
-                status=status,
-                reason=reason,
-                scopes=[*scopes] if scopes else None,
-            )
+            with contextlib.suppress(NotFound):
+                if (await _held(tx, integration_id))["version"] == version:
+                    await tx.run(
+                        "integration_status",
+                        id=integration_id,
+                        status=status,
+                        reason=reason,
+                        scopes=[*scopes] if scopes else None,
+                    )
 
     async def _check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
         async with scope.transaction() as tx:
@@ -304,20 +315,32 @@ class Integrations:
             await self._record(caller, "integration.probe_failed", integration_id, error=error.reason, **facts)
             raise
 
-    async def _opened(self, caller: Caller, integration: Integration, purpose: str) -> Credential:
+    async def _opened(self, caller: Caller, integration_id: UUID, purpose: str) -> tuple[int, Credential]:
         async with caller.scope.transaction() as tx:
-            locked = await tx.one("integration_lock", id=integration.id)
-        if locked is None:
-            raise unknown_integration()
-        facts = {"integration": integration.id, "version": locked["version"], "purpose": purpose}
-        async with self.store.use(caller.scope, locked["secret_id"], actor=caller.label, **facts) as use:
+            current = await _current(tx, integration_id)
+        facts = {"integration": integration_id, "version": current["version"], "purpose": purpose}
+        async with self.store.use(caller.scope, current["secret_id"], actor=caller.label, **facts) as use:
             use.ended("opened")
-            return Credential.opened(use.secret)
+            return current["version"], Credential.opened(use.secret)
 
     async def _record(self, caller: Caller, action: str, integration_id: UUID, **facts: Any) -> None:
         await self.audit.append(
             caller.scope.company_id, action, actor=caller.label, integration=integration_id, **facts
         )
+
+
+async def _held(tx: Tx, integration_id: UUID) -> Row:
+    """What it has now, and nobody changes that before this transaction ends."""
+    # In two statements: one that has waited for a lock sees every other table as it was before it waited.
+    await tx.run("integration_hold", id=integration_id)
+    return await _current(tx, integration_id)
+
+
+async def _current(tx: Tx, integration_id: UUID) -> Row:
+    row = await tx.one("integration_current", id=integration_id)
+    if row is None:
+        raise unknown_integration()
+    return row
 
 
 def secret_name(integration_id: UUID, version: int) -> str:

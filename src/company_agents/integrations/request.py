@@ -5,17 +5,18 @@ An agent's request to a provider: found, allowed, recorded, opened, sent, search
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
-from company_agents.errors import CompanyAgentsError, Tampered, WrongUsage
+from company_agents.errors import Busy, CompanyAgentsError, Tampered, WrongUsage
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import Credential
@@ -23,9 +24,12 @@ from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION,
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
-from company_agents.secret_store.store import SecretStore
+from company_agents.secret_store.store import Gone, SecretStore
 
 Query = Mapping[str, Any]
+
+# How often an integration is looked up for one request, where its credential is rotated between that and its opening.
+MOST_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +78,27 @@ class Requests:
         caller.require(Permission.INTEGRATION_USE)
         # Decided before anything is opened: a request that cannot be made is no use of a credential.
         outgoing_headers, content = _encoded(headers or {}, body)
-        encoded_query = _query(query or {})
-        found = await self._find(caller, integration)
-        provider = self.integrations.providers.get(found["provider"])
-        request = OutgoingRequest(method.upper(), path, encoded_query, _defaulted(outgoing_headers, provider), content)
+        request = OutgoingRequest(method.upper(), path, _query(query or {}), outgoing_headers, content)
+        for _ in range(MOST_LOOKS):
+            found = await self._find(caller, integration)
+            provider = self.integrations.providers.get(found["provider"])
+            with contextlib.suppress(Gone):
+                reply = await self._sent(
+                    caller, found, replace(request, headers=_defaulted(outgoing_headers, provider))
+                )
+                await self._judge(caller, provider, found, reply)
+                return _shown(reply)
+            # Rotated or deleted since it was found, and nothing was sent: look again.
+        raise Busy("the credential is being rotated all the time", hint="try again")
+
+    async def _sent(self, caller: Caller, found: dict[str, Any], request: OutgoingRequest) -> OutgoingReply:
         facts = {
             "actor": caller.label,
             "integration": found["id"],
             "version": found["version"],
             "host": found["destination"],
             "method": request.method[:20],
-            "path": path_template(path),
+            "path": path_template(request.path),
             "decision": "allowed",
         }
         try:
@@ -94,12 +108,10 @@ class Requests:
                 removed = reply.removed or None
                 use.ended("replied", status=reply.status, removed=removed, host=credential.destination.origin)
         except Tampered:
-            await self.integrations.set_status(
-                caller.scope, found["id"], NEEDS_ATTENTION, "the stored credential was altered: connect it again"
-            )
+            reason = "the stored credential was altered: connect it again"
+            await self.integrations.set_status(caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason)
             raise
-        await self._judge(caller, provider, found, reply)
-        return _shown(reply)
+        return reply
 
     async def _find(self, caller: Caller, integration: str) -> dict[str, Any]:
         try:
@@ -127,7 +139,7 @@ class Requests:
             return
         reason = f"{provider.title} did not accept the credential: {problem}" if problem else ""
         try:
-            await self.integrations.set_status(caller.scope, found["id"], status, reason)
+            await self.integrations.set_status(caller.scope, found["id"], found["version"], status, reason)
         except CompanyAgentsError:
             # The reply is the caller's, whether or not the status could be written; the next use writes it.
             return

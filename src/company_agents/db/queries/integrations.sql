@@ -33,10 +33,13 @@ SELECT id FROM integrations WHERE name = %(name)s;
 INSERT INTO integrations (id, company_id, provider, name, destination, status, scopes, allow_all)
 VALUES (%(id)s, %(company_id)s, %(provider)s, %(name)s, %(destination)s, 'connected', %(scopes)s, %(allow_all)s);
 
--- name: integration_lock
+-- name: integration_hold
+SELECT id FROM integrations WHERE id = %(id)s FOR UPDATE;
+
+-- name: integration_current
 SELECT i.name, v.version, v.secret_id FROM integrations i
 JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
-WHERE i.id = %(id)s FOR UPDATE OF i;
+WHERE i.id = %(id)s;
 
 -- name: integration_secrets
 SELECT secret_id FROM credential_versions WHERE integration_id = %(id)s AND secret_id IS NOT NULL;
