@@ -88,9 +88,15 @@ class AuditLog:
         if self._task is None or self._closing:
             raise Unavailable("the audit log is closed")
         waiter = asyncio.get_running_loop().create_future()
-        self._queue.append(_Pending(company_id or self.instance_id, self._record(action, facts), waiter))
+        pending = _Pending(company_id or self.instance_id, self._record(action, facts), waiter)
+        self._queue.append(pending)
         self._wake.set()
-        await waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            # It may be written already, so it stays, as one that nobody waits for.
+            pending.waiter = None
+            raise
 
     def note(self, company_id: UUID | None, action: str, **facts: Any) -> None:
         """Append an event that nobody waits for. It is committed within a moment, and before a clean stop."""

@@ -5,6 +5,7 @@ opened in memory for one call.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -118,8 +119,12 @@ class SecretStore:
             Tampered: the row is not what was sealed. Recorded.
         """
         use_id = uuid4().hex
-        await self.audit.append(scope.company_id, "credential.begun", use=use_id, **facts)
         result: dict[str, Any] = {"result": "failed"}
+        try:
+            await self.audit.append(scope.company_id, "credential.begun", use=use_id, **facts)
+        except asyncio.CancelledError:
+            self.audit.note(scope.company_id, "credential.ended", use=use_id, **{**_who(facts), **result})
+            raise
         try:
             row = await self.db.look_up("secret_lookup", scope.company_id, secret_id)
             if row is None:
