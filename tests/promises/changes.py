@@ -24,14 +24,14 @@ class Changes:
     owner: str
     made: Counter[str] = field(default_factory=Counter)
 
-    async def run(self, calls: int) -> None:
-        """Every change, one after the other, spread over so many calls of the whole crowd."""
-        steps = self._steps()
+    async def run(self) -> None:
+        """Every change, one after the other, spread over the calls of the whole crowd."""
+        steps, calls = self.steps(), self.crowd.ledger.pace.calls
         for number, step in enumerate(steps, 1):
-            await self.crowd.ledger.calls_begun(calls * number // (len(steps) + 1))
-            await step()
+            await self.crowd.ledger.change(calls * number // (len(steps) + 1), step)
 
-    def _steps(self) -> list[Step]:
+    def steps(self) -> list[Step]:
+        """Everything that is going to be done."""
         ends: list[Step] = []
         backs: list[Step] = []
         for member in self.firm.members:

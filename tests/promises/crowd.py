@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import math
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -60,13 +61,28 @@ class Call:
     outcome: str
 
 
+@dataclass(frozen=True)
+class Pace:
+    """So many calls and changes there will be: both go forward together, the calls at most `ahead` before."""
+
+    calls: int
+    changes: int
+    ahead: int
+
+    def allowed(self, changed: int) -> int:
+        """How many calls may have begun once so many changes are made."""
+        return self.ahead + self.calls * changed // self.changes
+
+
 @dataclass
 class Ledger:
     """What happened in which order, by a clock that counts and measures nothing."""
 
+    pace: Pace
     spans: dict[Hashable, list[Span]] = field(default_factory=lambda: defaultdict(list))
     calls: list[Call] = field(default_factory=list)
     started: int = 0
+    changed: int = 0
     _now: int = 0
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -76,16 +92,21 @@ class Ledger:
         return self._now
 
     async def begin(self) -> int:
-        """A call begins."""
+        """A call begins, unless it would leave the changes behind."""
         async with self._moved:
+            await self._moved.wait_for(lambda: self.started < self.pace.allowed(self.changed))
             self.started += 1
             self._moved.notify_all()
         return self.now()
 
-    async def calls_begun(self, count: int) -> None:
-        """Wait until so many calls have begun."""
+    async def change(self, after: int, step: Callable[[], Awaitable[None]]) -> None:
+        """Make a change once so many calls have begun."""
         async with self._moved:
-            await self._moved.wait_for(lambda: self.started >= count)
+            await self._moved.wait_for(lambda: self.started >= after)
+        await step()
+        async with self._moved:
+            self.changed += 1
+            self._moved.notify_all()
 
     async def end(self, change: Callable[[], Awaitable[Any]], *things: Hashable) -> Any:
         """Make a change that ends things; from its acknowledgement on, nothing that rests on them may succeed."""
@@ -218,50 +239,48 @@ class Crowd:
     replicas: tuple[Replica, ...]
     slack: Slack
     firms: list[Firm]
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Ledger
 
     async def calls_of(self, firm: Firm, member: Member, count: int) -> None:
         """So many calls of an agent, one after the other: each kind, at each replica, with new and old tokens."""
         for turn in range(count):
             at = self.replicas[(member.number + turn) % len(self.replicas)]
-            token = member.tokens[-1 if turn % 3 else 0]
             name = INTEGRATIONS[(member.number + turn // 2) % len(INTEGRATIONS)]
             kind = (self._whoami, self._request, self._me, self._send)[(member.number + turn) % 4]
+            began = await self.ledger.begin()
+            token = member.tokens[-1 if turn % 3 else 0]
+            call = kind(at, firm, member, token, name, began)
             if member.number % 10 == 9 and turn % 2:
-                await give_up(kind(at, firm, member, token, name), after=(member.number * 7 + turn * 13) % 90)
+                await give_up(call, after=(member.number * 7 + turn * 13) % 90)
             else:
-                await kind(at, firm, member, token, name)
+                await call
 
-    async def _whoami(self, at: Replica, firm: Firm, member: Member, token: str, name: str) -> None:
-        began = await self.ledger.begin()
+    async def _whoami(self, at: Replica, firm: Firm, member: Member, token: str, name: str, began: int) -> None:
         answer = await at.mcp.call(token, "whoami", {})
-        outcome = self._outcome(answer)
+        outcome = outcome_of(answer)
         if outcome == "ok":
             assert answer.json["result"]["structuredContent"]["id"] == str(member.id)
         self._written("whoami", began, (token, member.id), outcome)
 
-    async def _me(self, at: Replica, firm: Firm, member: Member, token: str, name: str) -> None:
-        began = await self.ledger.begin()
+    async def _me(self, at: Replica, firm: Firm, member: Member, token: str, name: str, began: int) -> None:
         answer = await at.rest(token, "GET", "/v1/me")
         if answer.status == 200:
             assert answer.json["id"] == str(member.id)
-        self._written("me", began, (token, member.id), self._outcome(answer))
+        self._written("me", began, (token, member.id), outcome_of(answer))
 
-    async def _request(self, at: Replica, firm: Firm, member: Member, token: str, name: str) -> None:
-        began = await self.ledger.begin()
-        answer = await at.mcp.call(token, "integration_request", {"integration": name, **_post(began)})
-        outcome = self._outcome(answer)
+    async def _request(self, at: Replica, firm: Firm, member: Member, token: str, name: str, began: int) -> None:
+        answer = await at.mcp.call(token, "integration_request", {"integration": name, **post(began)})
+        outcome = outcome_of(answer)
         if outcome == "ok":
             self._right_reply(answer.json["result"]["structuredContent"], began)
         self._written(f"request {name}", began, self._rests_on(firm, member, token, name), outcome)
 
-    async def _send(self, at: Replica, firm: Firm, member: Member, token: str, name: str) -> None:
-        began = await self.ledger.begin()
+    async def _send(self, at: Replica, firm: Firm, member: Member, token: str, name: str, began: int) -> None:
         path = f"{firm.path}/integrations/{firm.integrations[name]}/request"
-        answer = await at.rest(token, "POST", path, _post(began))
+        answer = await at.rest(token, "POST", path, post(began))
         if answer.status == 200:
             self._right_reply(answer.json, began)
-        self._written(f"send {name}", began, self._rests_on(firm, member, token, name), self._outcome(answer))
+        self._written(f"send {name}", began, self._rests_on(firm, member, token, name), outcome_of(answer))
 
     def _rests_on(self, firm: Firm, member: Member, token: str, name: str) -> tuple[Hashable, ...]:
         integration = firm.integrations[name]
@@ -271,21 +290,36 @@ class Crowd:
         assert reply["status"] == 200
         assert reply["body"] == {"ok": True, "message": {"text": str(number)}}
 
-    def _outcome(self, answer: Answer) -> str:
-        if answer.status != 200:
-            return f"{answer.status} {answer.json['code']}"
-        result = answer.json.get("result")
-        if result is None or not result["isError"]:
-            return "ok"
-        error = result["structuredContent"] if "structuredContent" in result else None
-        assert error is None
-        return f"tool {Answer(200, {}, result['content'][0]['text']).json['error']['code']}"
-
     def _written(self, what: str, began: int, rests_on: tuple[Hashable, ...], outcome: str) -> None:
         self.ledger.calls.append(Call(what, began, self.ledger.now(), rests_on, outcome))
 
 
-def _post(number: int) -> dict[str, Any]:
+def outcome_of(answer: Answer) -> str:
+    """ "ok", or how the call was refused: by its status, or by a tool."""
+    if answer.status != 200:
+        return f"{answer.status} {answer.json['code']}"
+    result = answer.json.get("result", {})
+    if not result.get("isError"):
+        return "ok"
+    return f"tool {json.loads(result['content'][0]['text'])['error']['code']}"
+
+
+async def uses_of(app: App, company_id: uuid.UUID) -> tuple[Counter[str], Counter[str]]:
+    """How often each use begun and ended. An end is written a moment after the call: it is waited for, not long."""
+    begun: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    for _ in range(100):
+        events = [json.loads(event["record"]) async for event in app.events.linked(company_id)]
+        begun = Counter(event["use"] for event in events if event["action"] == "credential.begun")
+        ended = Counter(event["use"] for event in events if event["action"] == "credential.ended")
+        if begun == ended:
+            break
+        await asyncio.sleep(0.05)
+    return begun, ended
+
+
+def post(number: int) -> dict[str, Any]:
+    """A message for the provider, which repeats its text."""
     return {"method": "POST", "path": "/api/chat.postMessage", "body": {"text": str(number)}}
 
 
