@@ -13,7 +13,7 @@ import typer
 from company_agents.cli import terminal
 from company_agents.cli.command import Session, command, noun
 from company_agents.cli.options import a_number, an_id
-from company_agents.cli.terminal import Result, count, plain
+from company_agents.cli.terminal import NOTHING, Result, count, plain
 from company_agents.errors import Exit
 
 group = noun("audit", "What happened.")
@@ -45,6 +45,8 @@ async def tail(
         seen[chain] = events[0]["seq"] if events else 0
         found += [{"company": chain, **event} for event in events]
     _print(session, sorted(found, key=lambda event: str(event["at"]))[-limit:])
+    if not (found or follow or session.json):
+        terminal.note(NOTHING)
     while follow:
         await asyncio.sleep(FOLLOW_EVERY)
         for chain in await _chains(session, company):

@@ -16,7 +16,7 @@ from company_agents.cli import terminal
 from company_agents.cli.command import settings_of_command
 from company_agents.cli.help import PlainCommand
 from company_agents.cli.options import AsJson
-from company_agents.cli.terminal import Result, plain
+from company_agents.cli.terminal import Result, count, plain
 from company_agents.cli.up import running_url
 from company_agents.errors import CompanyAgentsError, Exit
 
@@ -104,14 +104,14 @@ async def _key(app: App) -> Check:
     if missing:
         return Check("master key", False, f"{missing[0]} seals secrets and is not in the ring", "put it back")
     good = status.active.seals < status.seals_urge_rotation
-    detail = f"{status.active.key_id} at {status.source}, {status.active.seals} seals"
+    detail = f"{status.active.key_id} at {status.source}, {count(status.active.seals, 'seal')}"
     return Check("master key", good, detail, "it has sealed half of what is safe: rotate it")
 
 
 async def _secrets(app: App) -> Check:
     found = await app.keys.verify()
     if found.bad:
-        detail = f"{len(found.bad)} do not open; the first: {found.bad[0].id} ({found.bad[0].problem})"
+        detail = f"not opened: {len(found.bad)}; the first: {found.bad[0].id} ({found.bad[0].problem})"
         return Check("secrets", False, detail, "`company-agents key verify` names them all")
     return Check("secrets", True, f"{found.opened} open")
 
@@ -122,4 +122,4 @@ async def _audit(app: App) -> Check:
     if faults:
         detail = f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}"
         return Check("audit", False, detail, "`company-agents audit verify` names them all")
-    return Check("audit", True, f"{sum(chain.events for chain in chains)} events prove themselves")
+    return Check("audit", True, f"{count(sum(chain.events for chain in chains), 'event')} as written")

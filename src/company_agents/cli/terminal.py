@@ -27,6 +27,10 @@ from company_agents.errors import CompanyAgentsError, Exit
 from company_agents.sensitive import Sensitive
 
 
+# What is said in place of an empty list.
+NOTHING = "there is nothing yet"
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """
@@ -146,7 +150,7 @@ def visible(text: str) -> str:
 
 def _table(items: list[dict[str, Any]], columns: Sequence[str]) -> None:
     if not items:
-        note("there is nothing yet")
+        note(NOTHING)
         return
     # Here, because most commands print no table, and this is slow to import.
     from rich.console import Console
