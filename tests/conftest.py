@@ -57,7 +57,7 @@ def remove(folder: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tenant(app: App) -> Callable[[], Awaitable[Tenant]]:
     """Makes a new company with one agent, as often as it is called."""
 
