@@ -32,7 +32,7 @@ from company_agents.integrations.request import Requests
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
-from company_agents.rotation.start import unlock
+from company_agents.rotation.start import record_first_key, unlock
 from company_agents.rotation.status import Keys
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
@@ -102,6 +102,7 @@ async def open_app(
         # it does not open, nothing can be recorded, and every use says so; what only looks can go on.
         with contextlib.suppress(CompanyAgentsError):
             await audit_keys.newest()
+            await record_first_key(db, audit)
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))

@@ -41,6 +41,7 @@ HINTS = {
 }
 
 EVENTS = {
+    "key.created": "Master key created",
     "company.created": "Company created",
     "agent.created": "Agent hired",
     "agent.paused": "Agent paused",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from company_agents.audit.log import AuditLog
 from company_agents.crypto.keyring import KeyRing, MasterKey
 from company_agents.db.database import Database, Tx
 from company_agents.errors import MayNotStart
@@ -46,6 +47,21 @@ async def unlock(db: Database, source: KeySource) -> KeyRing:
                 await source.add(found.current)
             await source.make_current(active)
         return KeyRing(found.keys)
+
+
+async def record_first_key(db: Database, audit: AuditLog) -> None:
+    """
+    Let the chain of a new instance begin with its key. Not where the key is made: the key of the chain is sealed under
+    it. After a kill in between, the chain is still empty at the next start.
+
+    Raises:
+        Unavailable: it could not be written.
+    """
+    async with db.transaction(None) as tx:
+        if await tx.one("audit_head", chain=audit.instance_id) is not None:
+            return
+        first = (await tx.all("master_keys_list"))[0]
+    await audit.append(None, "key.created", key=first["key_id"], source=first["source"])
 
 
 async def _first(tx: Tx, source: KeySource, found: Found) -> KeyRing:
