@@ -1,19 +1,19 @@
 """
-make bench: every figure, each a ratio to a baseline in the same run.
+make bench: every figure; what is measured per second is a ratio to a baseline in the same run.
 """
 
 from __future__ import annotations
 
 import uvloop
 
-from benchmarks import doors, secret_use
+from benchmarks import doors, secret_use, start
 
 
 async def main() -> None:
     """Measure, one after the other, and print a row for each."""
-    for part in (secret_use, doors):
-        async for ratio in part.run():
-            print(ratio.line(), flush=True)
+    for part in (start, secret_use, doors):
+        async for figure in part.run():
+            print(figure.line(), flush=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,26 @@ class Ratio:
         )
 
 
+@dataclass(frozen=True)
+class Figure:
+    """Something that is to stay under a bound: the median of all rounds."""
+
+    name: str
+    value: float
+    lowest: float
+    highest: float
+    unit: str
+    most: float
+
+    def line(self) -> str:
+        """One row for the terminal."""
+        verdict = "met" if self.value <= self.most else "MISSED"
+        return (
+            f"{self.name:<58} {self.value:>9.2f} {self.unit} ({self.lowest:.2f}–{self.highest:.2f})   "
+            f"goal at most {self.most:.0f} {self.unit} {verdict}"
+        )
+
+
 async def throughput(work: Work, *, times: int, workers: int) -> float:
     """How often per second `work` was done by so many at once."""
 
