@@ -24,11 +24,55 @@ from tests.database.processes import until
 ADMINISTRATOR = "administrator"
 
 
+class OwnPostgres:
+    """A server on a port of this machine, with a database `agents` and its owner `app`, who may make roles."""
+
+    def __init__(self, password: str, programs: Path, folder: Path, user: dict[str, Any]) -> None:
+        self._programs, self._folder, self._user = programs, folder, user
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as chosen:
+            chosen.bind(("127.0.0.1", 0))
+            self.port = chosen.getsockname()[1]
+        self.address = self.address_of("app", password)
+        self.administrator = self.address_of(ADMINISTRATOR, ADMINISTRATOR, "postgres")
+
+    def address_of(self, user: str, password: str, database: str = "agents") -> str:
+        """What goes into DATABASE_URL."""
+        return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start it; it answers when this returns."""
+        settings = [f"-cport={self.port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories=", "-cfsync=off"]
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data"), *settings]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stderr=log, stdout=log, cwd="/", **self._user)
+        self.connect().close()
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait()
+            self._process = None
+
+    def connect(self) -> psycopg.Connection:
+        """A connection of the administrator, as soon as there is one."""
+
+        def look() -> psycopg.Connection | None:
+            assert self._process is not None
+            assert self._process.poll() is None, "Postgres did not start"
+            with contextlib.suppress(psycopg.OperationalError):
+                return psycopg.connect(self.administrator, autocommit=True)
+            return None
+
+        return until(look)
+
+
 @contextlib.contextmanager
-def postgres_with(password: str) -> Iterator[str]:
-    """Start one; the address of an empty database, with a user that may make the roles it needs."""
+def own_postgres(password: str, postgres_bin: Path | None = None) -> Iterator[OwnPostgres]:
+    """Make one and start it; nothing of it stays."""
     account = host.find_account("company-agents")
-    programs = host.find_programs(None, account)
+    programs = host.find_programs(postgres_bin, account)
     user: dict[str, Any] = {}
     if account.switch:
         user = {"user": account.uid, "group": account.gid, "extra_groups": []}
@@ -37,21 +81,24 @@ def postgres_with(password: str) -> Iterator[str]:
         shutil.chown(folder, account.uid, account.gid)
     try:
         _make(programs, folder, user)
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", 0))
-            port = chosen.getsockname()[1]
-        settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", "-cunix_socket_directories=", "-cfsync=off"]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", folder / "data", *settings], stderr=log, stdout=log, cwd="/", **user
-            )
+        server = OwnPostgres(password, programs, folder, user)
         try:
-            yield _prepared(port, password, server)
+            server.start()
+            with server.connect() as connection:
+                connection.execute(f"CREATE ROLE app LOGIN CREATEROLE PASSWORD '{password}'".encode())
+                connection.execute("CREATE DATABASE agents OWNER app")
+            yield server
         finally:
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgres_with(password: str) -> Iterator[str]:
+    """Start one; the address of an empty database, with a user that may make the roles it needs."""
+    with own_postgres(password) as server:
+        yield server.address
 
 
 def _make(programs: Path, folder: Path, user: dict[str, Any]) -> None:
@@ -59,20 +106,14 @@ def _make(programs: Path, folder: Path, user: dict[str, Any]) -> None:
     file.write_text(f"{ADMINISTRATOR}\n")
     if user:
         os.chown(file, user["user"], user["group"])
-    command = [str(programs / "initdb"), f"--pgdata={folder / 'data'}", f"--pwfile={file}", "-U", ADMINISTRATOR, "-E", "UTF8"]
+    command = [
+        str(programs / "initdb"),
+        f"--pgdata={folder / 'data'}",
+        f"--pwfile={file}",
+        "-U",
+        ADMINISTRATOR,
+        "-E",
+        "UTF8",
+    ]
     options = ["--auth=scram-sha-256", "--locale=C", "--no-sync", "--no-instructions"]
     subprocess.run([*command, *options], check=True, capture_output=True, cwd="/", **user)
-
-
-def _prepared(port: int, password: str, server: subprocess.Popen[bytes]) -> str:
-    def look() -> psycopg.Connection | None:
-        assert server.poll() is None, "Postgres did not start"
-        with contextlib.suppress(psycopg.OperationalError):
-            address = f"host=127.0.0.1 port={port} user={ADMINISTRATOR} password={ADMINISTRATOR} dbname=postgres"
-            return psycopg.connect(address, autocommit=True)
-        return None
-
-    with until(look) as connection:
-        connection.execute(f"CREATE ROLE app LOGIN CREATEROLE PASSWORD '{password}'")
-        connection.execute("CREATE DATABASE agents OWNER app")
-    return f"postgresql://app:{quote(password, safe='')}@127.0.0.1:{port}/agents"
