@@ -35,8 +35,6 @@ class Changes:
         ends: list[Step] = []
         backs: list[Step] = []
         for member in self.firm.members:
-            agent, whom = f"agents/{member.id}", {"agent": str(member.id)}
-            guarded = self.firm.integrations["guarded"]
             if member.number % 10 == 0:
                 ends.append(self._rotate_credential)
             match member.fate:
@@ -44,12 +42,13 @@ class Changes:
                     ends.append(partial(self._rotate_token, member))
                     backs.append(partial(self._rotate_token, member))
                 case "paused":
-                    ends.append(partial(self._end, f"{agent}/pause", member.id))
-                    backs.append(partial(self._take_back, f"{agent}/resume", member.id))
+                    ends.append(partial(self._end_agent, member, "pause"))
+                    backs.append(partial(self._take_back, f"agents/{member.id}/resume", member.id))
                 case "retired":
-                    ends.append(partial(self._end, f"{agent}/retire", member.id))
+                    ends.append(partial(self._end_agent, member, "retire"))
                 case "disallowed":
-                    ends.append(partial(self._end, f"integrations/{guarded}/disallow", (guarded, member.id), body=whom))
+                    ends.append(partial(self._disallow, member))
+                    whom, guarded = {"agent": str(member.id)}, self.firm.integrations["guarded"]
                     back = partial(self._take_back, f"integrations/{guarded}/allow", (guarded, member.id), body=whom)
                     backs.append(back)
         return [*ends, self._delete, *backs]
@@ -68,16 +67,38 @@ class Changes:
     async def _take_back(self, path: str, thing: Hashable, body: Any = None) -> None:
         await self.crowd.ledger.take_back(partial(self._ask, path, body), thing)
 
+    # What is ended is used right before, so that whoever remembers it does, and tried right after.
+
     async def _rotate_token(self, member: Member) -> None:
-        given = await self._end(f"agents/{member.id}/rotate-token", member.tokens[-1])
+        token = member.tokens[-1]
+        await self.crowd.everywhere(self.firm, member, token)
+        given = await self._end(f"agents/{member.id}/rotate-token", token)
+        await self.crowd.everywhere(self.firm, member, token)
         member.tokens.append(given["token"])
+
+    async def _end_agent(self, member: Member, action: str) -> None:
+        await self.crowd.everywhere(self.firm, member, member.tokens[-1])
+        await self._end(f"agents/{member.id}/{action}", member.id)
+        await self.crowd.everywhere(self.firm, member, member.tokens[-1])
+
+    async def _disallow(self, member: Member) -> None:
+        guarded, whom = self.firm.integrations["guarded"], {"agent": str(member.id)}
+        await self.crowd.everywhere(self.firm, member, member.tokens[-1], "guarded")
+        await self._end(f"integrations/{guarded}/disallow", (guarded, member.id), body=whom)
+        await self.crowd.everywhere(self.firm, member, member.tokens[-1], "guarded")
 
     async def _rotate_credential(self) -> None:
         bearers, bearer = self.firm.bearers["rotating"], new_bearer(self.crowd.slack)
         path = f"integrations/{self.firm.integrations['rotating']}/rotate"
+        calm = self.firm.members[0]
+        await self.crowd.everywhere(self.firm, calm, calm.tokens[-1], "rotating")
         await self._end(path, bearers[-1], body={"token": bearer})
         bearers.append(bearer)
+        await self.crowd.everywhere(self.firm, calm, calm.tokens[-1], "rotating")
 
     async def _delete(self) -> None:
         doomed, bearers = self.firm.integrations["doomed"], self.firm.bearers["doomed"]
+        calm = self.firm.members[0]
+        await self.crowd.everywhere(self.firm, calm, calm.tokens[-1], "doomed")
         await self._end(f"integrations/{doomed}", doomed, bearers[-1], method="DELETE")
+        await self.crowd.everywhere(self.firm, calm, calm.tokens[-1], "doomed")

@@ -255,6 +255,15 @@ class Crowd:
             else:
                 await call
 
+    async def everywhere(self, firm: Firm, member: Member, token: str, name: str = "") -> None:
+        """The same at every replica, at once: who am I; or, with an integration, a request to it."""
+        one, other = self.replicas
+        first, second = (self._request, self._send) if name else (self._whoami, self._me)
+        await asyncio.gather(
+            first(one, firm, member, token, name, self.ledger.now()),
+            second(other, firm, member, token, name, self.ledger.now()),
+        )
+
     async def _whoami(self, at: Replica, firm: Firm, member: Member, token: str, name: str, began: int) -> None:
         answer = await at.mcp.call(token, "whoami", {})
         outcome = outcome_of(answer)
