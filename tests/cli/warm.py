@@ -1,6 +1,7 @@
 """
 Many commands, quickly: a process that has loaded the package already, and becomes a command by forking. Whatever a
-command does, it does in a process of its own, from `main` to the end of the interpreter.
+command does, it does in a process of its own. What comes before `main` and after it is left out: tests of whole processes
+are in test_up.py and test_terminal.py.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from tests.cli.processes import SLOWEST, Done, Machine
 
-# A command has files of its own where requests come from and answers go to. Frozen, because otherwise each child
-# would collect all that has been loaded when it ends.
+# A command has files of its own where requests come from and answers go to. Frozen, and ended at once, because a
+# child that looks through all that has been loaded copies it.
 WAITING = """
 import gc, json, os, sys
 import rich.console, rich.table
@@ -33,7 +34,12 @@ with open(os.dup(0)) as requests, open(os.dup(1), "w") as answers:
             sys.stdin = open(0, closefd=False)
             os.environ["COMPANY_AGENTS_HOME"] = home
             sys.argv[1:] = words
-            main()
+            try:
+                main()
+            except SystemExit as ended:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(ended.code)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps(status), file=answers, flush=True)
 """
