@@ -21,6 +21,7 @@ from company_agents.errors import CompanyAgentsError
 from company_agents.hardening import harden, wipe_environment
 from company_agents.logs import Redactor, start_logging
 from company_agents.mcp_server import mcp_door
+from company_agents.sensitive import harmless
 from company_agents.settings import SECRET_VARIABLES, Settings, read_settings
 
 Scope = MutableMapping[str, Any]
@@ -76,7 +77,8 @@ class Front:
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             # Without the query, which may hold a sign-in link's token.
-            log.info("request", method=scope["method"], path=scope["path"][:200], status=status, ms=milliseconds)
+            path = "/".join(map(harmless, scope["path"].split("/")))[:200]
+            log.info("request", method=harmless(scope["method"]), path=path, status=status, ms=milliseconds)
 
     def _door(self, scope: Scope) -> Asgi:
         path = scope["path"]

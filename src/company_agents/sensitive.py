@@ -5,7 +5,22 @@ A value that will not print.
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Never
+
+MASK = "…"
+"""What stands where something does not show."""
+
+_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAY_BE_SECRET = re.compile(r"(?=.*\d).{12,}|.{32,}", re.DOTALL)
+
+
+def harmless(word: str) -> str:
+    """
+    A word of a caller's, to be repeated in an error or put on record: masked where it could be a token that went
+    where none belongs, which is long and has a digit in it, or is very long, and is none of our ids.
+    """
+    return MASK if _MAY_BE_SECRET.fullmatch(word) and not _ID.fullmatch(word) else word
 
 
 class Sensitive:
@@ -47,10 +62,10 @@ class Sensitive:
         return "Sensitive(…)"
 
     def __str__(self) -> str:
-        return "…"
+        return MASK
 
     def __format__(self, spec: str) -> str:
-        return "…"
+        return MASK
 
     def __reduce__(self) -> Never:
         raise TypeError("a sensitive value is not serialised")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from company_agents.sensitive import Sensitive
+from company_agents.sensitive import MASK, Sensitive, harmless
 
 LABEL = b"company-agents/audit/v1"
 MAC_BYTES = 32
@@ -40,9 +40,13 @@ class Head:
     mac: bytes = START
 
 
-_ID_SEGMENT = re.compile(r"^(\d+|[0-9a-fA-F-]{16,}|(?=.*\d)[A-Za-z0-9_-]{12,})$")
+_ID_SEGMENT = re.compile(r"^(\d+|[0-9a-fA-F-]{16,})$")
 
 
 def path_template(path: str) -> str:
-    """A path with what looks like an id replaced by `{id}`, so that the log says which call, not which customer."""
-    return "/".join("{id}" if _ID_SEGMENT.match(segment) else segment for segment in path.split("/"))[:200]
+    """
+    A path with what looks like an id, or could be a token, replaced by `{id}`: the log says which call, not which
+    customer.
+    """
+    segments = ("{id}" if _ID_SEGMENT.match(each) or harmless(each) == MASK else each for each in path.split("/"))
+    return "/".join(segments)[:200]

@@ -22,6 +22,7 @@ from company_agents.identity.directory import Company
 from company_agents.identity.permissions import DANGEROUS, Permission, allowed
 from company_agents.identity.principal import Caller, Principal
 from company_agents.identity.sessions import Session
+from company_agents.sensitive import harmless
 
 
 @dataclass
@@ -162,6 +163,11 @@ def go(path: str, **query: str) -> RedirectResponse:
 
 
 def here(request: Request) -> str:
-    """The address of a page that was asked for, to come back to; for an act, without what it brought."""
+    """
+    The address of a page that was asked for, to come back to; for an act, without what it brought. One that may hold
+    a secret, where there is a name at most, is not repeated.
+    """
+    if any(harmless(segment) != segment for segment in request.url.path.split("/")):
+        return "/"
     query = request.url.query if request.method in ("GET", "HEAD") else ""
     return quote(f"{request.url.path}?{query}" if query else request.url.path, safe="/?=&%~-._")

@@ -25,6 +25,7 @@ from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
 from company_agents.secret_store.store import Gone, SecretStore
+from company_agents.sensitive import harmless
 
 Query = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ class Requests:
             "integration": found["id"],
             "version": found["version"],
             "host": found["destination"],
-            "method": request.method[:20],
+            "method": harmless(request.method)[:20],
             "path": path_template(request.path),
             "decision": "allowed",
         }
@@ -126,7 +127,7 @@ class Requests:
                 caller.scope.company_id,
                 "integration.refused",
                 actor=caller.label,
-                integration=integration[:100],
+                integration=harmless(integration),
                 reason="unknown or not allowed",
             )
             raise unknown_integration()

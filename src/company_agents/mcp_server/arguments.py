@@ -12,12 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from company_agents.errors import WrongUsage
+from company_agents.sensitive import harmless
 
 Status = Literal["open", "in_progress", "blocked", "done", "cancelled"]
 Assignee = Literal["me"] | UUID
-
-# How much of a caller's own words an error repeats.
-_MOST_REPEATED = 50
 
 _TASK = "The task's id, from task_list."
 _NOTE = "The note's id, from memory_search."
@@ -156,7 +154,7 @@ def _misfit(model: type[Arguments], error: ValidationError) -> WrongUsage:
     if "missing" in kinds:
         return WrongUsage(f"the argument {name} is missing", hint=hint)
     if "extra_forbidden" in kinds:
-        return WrongUsage(f"there is no argument {name[:_MOST_REPEATED]}", hint=hint)
+        return WrongUsage(f"there is no argument {harmless(name)}", hint=hint)
     if kinds & {"uuid_parsing", "uuid_type"}:
         me = " nor `me`" if "literal_error" in kinds else ""
         return WrongUsage(f"{name} is no well-formed id{me}", hint="take it from a list or a search")

@@ -13,11 +13,12 @@ from typing import Any
 
 import structlog
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
+    METHOD_NOT_FOUND,
     CallToolRequestParams,
     ListToolsResult,
     PaginatedRequestParams,
@@ -30,6 +31,7 @@ from company_agents.errors import CompanyAgentsError, WrongUsage
 from company_agents.identity.principal import Caller
 from company_agents.mcp_server.answers import UNEXPECTED, bad, good
 from company_agents.mcp_server.tools import TOOLS, Tool
+from company_agents.sensitive import harmless
 
 # Where in the ASGI scope the gate leaves who is calling.
 CALLER = "company_agents.caller"
@@ -69,9 +71,19 @@ def protocol_server(app: App) -> Server[Any]:
         on_list_tools=list_tools,
     )
     server.add_request_handler("tools/call", CallToolRequestParams, call_tool)
-    # The SDK's tracing, which would see arguments and results.
-    server.middleware.clear()
+    # In place of the SDK's tracing, which would see arguments and results.
+    server.middleware[:] = [_unknown_method]
     return server
+
+
+async def _unknown_method(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    try:
+        return await call_next(ctx)
+    except MCPError as error:
+        # The SDK repeats the method, whatever was sent as one.
+        if error.code == METHOD_NOT_FOUND:
+            raise MCPError(error.code, error.message, harmless(ctx.method)) from None
+        raise
 
 
 async def _called(app: App, tool: Tool, caller: Caller, given: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from multidict import CIMultiDict
 
 from company_agents.errors import WrongUsage
+from company_agents.sensitive import harmless
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]*")
@@ -55,7 +56,7 @@ def for_request(headers: Headers, carrier: str | None) -> CIMultiDict[str]:
         if not TOKEN.fullmatch(name):
             raise WrongUsage("this is not the name of a header")
         if not _VALUE.fullmatch(value):
-            raise WrongUsage(f"the value of the header {name} holds characters that a header cannot hold")
+            raise WrongUsage(f"the value of the header {harmless(name)} holds characters that a header cannot hold")
     nominated = _nominated(value for name, value in pairs if name.lower() == "connection")
     dropped = nominated | ({_folded(carrier)} if carrier else set())
     return CIMultiDict((name, value) for name, value in pairs if not is_ours(name) and _folded(name) not in dropped)
