@@ -18,6 +18,7 @@ from company_agents.companies.instance import Instance
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
 from company_agents.db.embedded import Membership, hold_home, join
+from company_agents.db.host import left_behind
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
 from company_agents.errors import CompanyAgentsError
@@ -42,7 +43,7 @@ from company_agents.settings import Settings
 from company_agents.work.memory import Memories
 from company_agents.work.tasks import Tasks
 
-__all__ = ["App", "hold_home", "open_app"]
+__all__ = ["App", "hold_home", "left_behind", "open_app"]
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0

@@ -201,13 +201,15 @@ def test_a_database_whose_home_was_deleted_is_known_as_left_behind(fresh_home):
     join(fresh_home).close()
     wait_stopped(fresh_home)
     folder = (fresh_home / "db").resolve()
-    assert folder not in host.left_behind()
-    kept = fresh_home.with_name("kept")
-    fresh_home.rename(kept)
     try:
-        assert folder in host.left_behind()
+        assert host.left_behind(fresh_home) == []
+        shutil.rmtree(fresh_home)
+        assert host.left_behind(fresh_home) == [folder]
+        assert host.left_behind(fresh_home.with_name("another")) == []
+        join(fresh_home).close()
+        wait_stopped(fresh_home)
+        assert (fresh_home / "db").resolve() != folder
+        assert host.left_behind(fresh_home) == [folder]
     finally:
-        kept.rename(fresh_home)
-    assert folder not in host.left_behind()
-    clean(fresh_home)
-    assert folder not in host.left_behind()
+        shutil.rmtree(folder)
+    assert host.left_behind(fresh_home) == []

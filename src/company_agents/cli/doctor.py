@@ -45,7 +45,7 @@ def register(cli: typer.Typer) -> None:
     def doctor(as_json: AsJson = False) -> None:
         """Look at everything that must be right, and say what is not."""
         settings = settings_of_command()
-        checks = [_home(settings), _disk(settings)]
+        checks = [_home(settings), *_left_behind(settings), _disk(settings)]
         # To look is not to make: an instance begins with `up` or with a first command.
         if (settings.home / "db").exists() or settings.database_url is not None:
             checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]
@@ -68,6 +68,20 @@ def _home(settings: Settings) -> Check:
     if mode & 0o077:
         return Check("home", False, f"{settings.home} is open to others", f"chmod 700 {settings.home}")
     return Check("home", True, f"{settings.home} is for its owner alone")
+
+
+def _left_behind(settings: Settings) -> list[Check]:
+    from company_agents.app import left_behind
+
+    # Nothing is wrong with it; but it takes room, and whoever deleted the home may think that it is gone.
+    return [
+        Check(
+            "left behind",
+            True,
+            f"{folder} is the database of an earlier home at this place; nothing uses it now",
+        )
+        for folder in left_behind(settings.home)
+    ]
 
 
 def _disk(settings: Settings) -> Check:

@@ -202,15 +202,11 @@ def _note_home(folder: Path, home: Path) -> None:
             note.unlink(missing_ok=True)
 
 
-def left_behind() -> list[Path]:
-    """The databases below the system folder whose home is gone, or has another one now."""
-    found = []
-    for note in sorted(SYSTEM_FOLDER.glob(f"*{_HOME}")):
-        folder = note.with_suffix("")
-        home = Path(os.fsdecode(note.read_bytes()))
-        if folder.is_dir() and Path(os.path.realpath(home / "db")) != folder:
-            found.append(folder)
-    return found
+def left_behind(home: Path) -> list[Path]:
+    """The databases below the system folder that this home had before it was deleted."""
+    now = Path(os.path.realpath(home / "db"))
+    notes = [note for note in sorted(SYSTEM_FOLDER.glob(f"*{_HOME}")) if note.read_bytes() == os.fsencode(home)]
+    return [folder for note in notes if (folder := note.with_suffix("")).is_dir() and folder != now]
 
 
 def make_system_folder() -> None:
