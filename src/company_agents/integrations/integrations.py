@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
-from company_agents.db.database import Row, Tx
 from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed
 from company_agents.identity.directory import good_name
 from company_agents.identity.paging import Page, cursor_params, page
@@ -329,15 +328,15 @@ class Integrations:
         )
 
 
-async def _held(tx: Tx, integration_id: UUID) -> Row:
+async def _held(tx: Any, integration_id: UUID) -> dict[str, Any]:
     """What it has now, and nobody changes that before this transaction ends."""
     # In two statements: one that has waited for a lock sees every other table as it was before it waited.
     await tx.run("integration_hold", id=integration_id)
     return await _current(tx, integration_id)
 
 
-async def _current(tx: Tx, integration_id: UUID) -> Row:
-    row = await tx.one("integration_current", id=integration_id)
+async def _current(tx: Any, integration_id: UUID) -> dict[str, Any]:
+    row: dict[str, Any] | None = await tx.one("integration_current", id=integration_id)
     if row is None:
         raise unknown_integration()
     return row
