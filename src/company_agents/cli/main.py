@@ -75,6 +75,11 @@ def _run(arguments: Sequence[str], *, as_json: bool) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
+    except SystemExit as ended:
+        # What the parser makes of a pipe that nobody reads.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     except Exception as error:
         terminal.trace(error)
         problem = Failed(
