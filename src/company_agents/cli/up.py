@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -42,7 +43,8 @@ def register(cli: typer.Typer) -> None:
 
         with hold_home(settings.home), _bound(settings) as listening:
             # Here, because the doors are heavy, and no other command needs them.
-            from company_agents.cli.server import serve
+            with _kept():
+                from company_agents.cli.server import serve
 
             settings = settings.model_copy(update={"port": listening.getsockname()[1]})
 
@@ -51,6 +53,17 @@ def register(cli: typer.Typer) -> None:
 
             with _noted(settings):
                 asyncio.run(serve(settings, listening, when_ready))
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """What is imported stays for good: to search it for garbage, now or ever, is time lost."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def running_url(settings: Settings) -> str | None:
