@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from company_agents.app import open_app
 from company_agents.cli.main import cli
@@ -72,6 +74,32 @@ def test_every_command_is_in_a_transcript() -> None:
     typed = {" ".join(step.words.split()[:3]) for file in FILES for step in transcript.read(file)}
     missing = [path for path in _commands(cli) if not any(f"{words} ".startswith(f"{path} ") for words in typed)]
     assert missing == []
+
+
+def test_the_page_of_the_command_line_has_every_command_with_its_options() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
+    [listed] = re.findall(r"^```\n(company-agents .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = {re.sub(r"\s+", " ", entry).strip() for entry in re.split(r"^(?=company-agents )", listed, flags=re.M)} - {
+        ""
+    }
+    assert found == {_usage(path) for path in _commands(cli)}
+
+
+def _usage(path: str) -> str:
+    """A command with all of its options, as the page has them."""
+    command = typer.main.get_command(cli)
+    for word in path.split():
+        command = command.commands[word]  # type: ignore[attr-defined]
+    words = [f"company-agents {path}"]
+    for param in command.params:
+        value = "" if getattr(param, "is_flag", False) else f" {param.metavar}"
+        if param.param_type_name == "argument":
+            words.append(value.strip())
+        elif param.name != "json_" and param.name != "as_json":
+            name = max(param.opts, key=len)
+            more = "…" if getattr(param, "multiple", False) else ""
+            words.append(f"{name}{value}" if param.required else f"[{name}{value}]{more}")
+    return " ".join(words)
 
 
 def _commands(group: object, path: str = "") -> list[str]:
