@@ -5,52 +5,58 @@ that can be read is searched for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from company_agents.db.embedded import join
 from tests.cli.processes import machine_in
-from tests.promises.canary import days, places
+from tests.database.processes import wait_stopped
+from tests.promises.canary import days, mistakes, places
 from tests.promises.canary.provider import echoing_slack
+from tests.promises.canary.search import Place, token_like
+from tests.promises.canary.shell import shell
 from tests.promises.canary.story import Story
+
+KINDS = ["doors", "processes", "tables", "database files", "home", "after the crash"]
 
 
 @dataclass(frozen=True)
 class Told:
-    """What came of it: by kind of place, how much there was, and what was found."""
+    """What came of it: by kind of place, how much was searched, and what was found."""
 
     story: Story
-    bytes: dict[str, int]
+    names: dict[str, set[str]]
     found: dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("canary")
-    with machine_in(folder, COMPANY_AGENTS_LOG_LEVEL="debug") as machine, echoing_slack() as slack:
-        story = Story(machine, slack)
-        _told(story)
-        home = machine.home
-        story.canaries.plant("the master key", (home / "secrets" / "master.key").read_bytes())
-        seen = {
-            "doors": story.doors.said,
-            "processes": story.seen,
-            "tables": places.database(home),
-            "database files": places.database_files(home),
-            "home": places.home_files(home),
-        }
-        sizes: dict[str, int] = {}
-        found: dict[str, list[str]] = {}
-        for kind, kept in seen.items():
-            sizes[kind], found[kind] = 0, []
-            for place in kept:
-                sizes[kind] += len(place.data)
-                found[kind] += story.canaries.found(place)
-        yield Told(story, sizes, found)
+    debug = machine_in(folder, COMPANY_AGENTS_LOG_LEVEL="debug")
+    with debug as machine, shell(machine) as commands, echoing_slack() as slack:
+        told = Told(Story(machine, commands, slack), {}, {})
+        _tell(told)
+        _search(told, "doors", told.story.doors.said)
+        _search(told, "processes", told.story.seen)
+        _search(told, "tables", places.database(machine.home))
+        wait_stopped(machine.home)
+        _search(told, "database files", places.database_files(machine.home))
+        _search(told, "home", places.home_files(machine.home))
+        yield told
 
 
-def _told(story: Story) -> None:
+def _tell(told: Told) -> None:
+    story = told.story
     with story.machine.up() as up:
         link = story.arrive(up)
         days.people(story, link)
@@ -59,12 +65,126 @@ def _told(story: Story) -> None:
         days.connecting(story)
         days.rotating(story)
         days.calling(story)
+        _search(told, "after the crash", days.dying(story, up))
+        story.leave(up)
+    with story.machine.up() as up:
+        story.arrive(up)
+        for secret in (story.tokens["ann"], story.operator_token, token_like("the rotated token of by-cli")):
+            mistakes.by_agents(story, secret)
+            mistakes.by_programs(story, secret)
+            mistakes.by_people(story, secret)
+        mistakes.on_the_command_line(story, story.operator_token)
+        mistakes.on_the_command_line(story, token_like("the rotated token of by-cli"))
+        mistakes.on_standard_input(story)
+        days.looking(story)
+        days.operating(story)
         story.look(up)
         assert up.stop() == 0
         story.leave(up)
 
 
-@pytest.mark.parametrize("kind", ["doors", "processes", "tables", "database files", "home"])
+def _search(told: Told, kind: str, kept: Iterable[Place]) -> None:
+    told.names[kind], told.found[kind] = set(), []
+    for place in kept:
+        told.names[kind].add(place.name)
+        told.found[kind] += told.story.canaries.found(place)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_secret_is_found_in(told: Told, kind: str) -> None:
-    assert told.bytes[kind] > 1000
-    assert told.found[kind] == []
+    assert not told.found[kind], "\n".join(told.found[kind])
+
+
+def test_everything_that_can_be_read_was_searched(told: Told) -> None:
+    logs = {f"file home/logs/{name}.log" for name in ("orchestrator", "database", "postgres")}
+    assert logs <= told.names["home"]
+    assert "file home/secrets/master.key" in told.names["home"]
+    assert logs <= told.names["after the crash"]
+    assert {f"table public.{name}" for name in ("secrets", "audit_events", "sessions", "idempotency_keys")} <= (
+        told.names["tables"]
+    )
+    for kind in ("database files", "after the crash"):
+        assert any(name.startswith("database file data/pg_wal/0") for name in told.names[kind])
+        assert sum(name.startswith("database file data/base/") for name in told.names[kind]) > 500
+    assert {f"cmdline of {name}" for name in ("orchestrator", "supervisor", "postgres")} <= told.names["processes"]
+    assert any(name.startswith("cmdline of postgres child") for name in told.names["processes"])
+    assert len(told.names["doors"]) > 400
+
+
+# — it would be found —
+
+TOKEN = token_like("the token of by-cli")
+PLACED = b'{"token": "' + TOKEN.encode() + b'"}'
+FORMS = {
+    "as it is": PLACED,
+    "as hex": PLACED.hex().encode(),
+    "as base64": base64.b64encode(PLACED),
+    "as base64, one byte further": base64.b64encode(b"x" + PLACED),
+    "as base64, two bytes further": base64.b64encode(b"xx" + PLACED),
+    "as base64 for addresses": base64.urlsafe_b64encode(PLACED),
+    "for an address": quote(TOKEN).encode(),
+    "as JSON in JSON": json.dumps(json.dumps({"token": TOKEN})).encode(),
+    "in UTF-16": TOKEN.encode("utf-16"),
+    "in capitals": TOKEN.upper().encode(),
+    "cut short": PLACED[:40],
+    "without its beginning": PLACED[-28:],
+}
+
+
+def _leaks(told: Told, places: Iterable[Place]) -> set[str]:
+    """Where the token is found, by the places' names."""
+    found = told.story.canaries.found_in(places)
+    return {each.removeprefix("the token of by-cli in ") for each in found}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_leak_in_a_reply_or_a_file_is_found_in_any_form(told: Told, form: bytes) -> None:
+    for before in range(9):
+        assert _leaks(told, [Place("a reply", b"x" * before + form + b"." * 9)]) == {"a reply"}
+    log = told.story.machine.home / "logs" / "orchestrator.log"
+    length = log.stat().st_size
+    with log.open("ab") as file:
+        file.write(form)
+    assert _leaks(told, places.home_files(told.story.machine.home)) == {"file home/logs/orchestrator.log"}
+    os.truncate(log, length)
+    assert _leaks(told, places.home_files(told.story.machine.home)) == set()
+
+
+@pytest.mark.parametrize("column", ["text", "bytea"])
+def test_a_leak_in_the_database_is_found_in_the_tables_and_in_the_files(told: Told, column: str) -> None:
+    home = told.story.machine.home
+    with join(home) as member, psycopg.connect(member.database.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE leak_{column} (value {column})")
+        value = TOKEN if column == "text" else TOKEN.encode()
+        connection.execute(f"INSERT INTO leak_{column} SELECT %s FROM generate_series(1, 3)", (value,))
+        connection.execute("CHECKPOINT")
+        assert _leaks(told, places.database(home)) == {f"table public.leak_{column}"}
+        found = _leaks(told, places.database_files(home))
+        assert {name.split("/")[1] for name in found} == {"base", "pg_wal"}
+        connection.execute(f"DROP TABLE leak_{column}")
+
+
+def test_a_leak_in_a_statement_that_runs_is_found(told: Told) -> None:
+    home = told.story.machine.home
+    with join(home) as member, psycopg.connect(member.database.conninfo("postgres")) as connection:
+        connection.execute(f"SELECT {sql.quote(TOKEN)}")
+        assert "table pg_catalog.pg_stat_activity" in _leaks(told, places.database(home))
+
+
+def test_a_leak_in_what_is_seen_of_a_process_is_found(told: Told) -> None:
+    home = told.story.machine.home
+    words = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", base64.b64encode(PLACED)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with join(home), subprocess.Popen(words, env={"A": PLACED.hex()}, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline()
+        found = _leaks(told, places.processes(home, child.pid))
+        child.kill()
+    assert found == {"cmdline of orchestrator", "environ of orchestrator"}
+
+
+def test_every_canary_is_one_that_is_found(told: Told) -> None:
+    planted = told.story.canaries
+    assert len(planted.names) > 30
+    for name, secret in planted.spelled():
+        for data in (secret, b"." + base64.b64encode(secret), secret.hex().encode()):
+            assert f"{name} in a reply" in planted.found(Place("a reply", data + bytes(8)))

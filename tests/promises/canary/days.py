@@ -5,11 +5,17 @@ What happens in the story: everything that takes a secret gets one, by every doo
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyotp
+import pytest
 
+from tests.cli.processes import Up
+from tests.database.processes import postmaster, wait_gone, wait_stopped
+from tests.promises.canary import places
 from tests.promises.canary.provider import ECHOES, FAULTS
+from tests.promises.canary.search import Place, token_like
 from tests.promises.canary.story import Story
 
 REMOVED = b"[credential removed]"
@@ -56,7 +62,11 @@ def agents(story: Story) -> None:
     hired = doors.page(story.cookie, f"{pages}/hire", {"name": "ann"}, shown={"first token of ann"})
     first = {"ann": story.agent_token(hired.text, "first token of ann")}
     story.agents["ann"] = re.findall(rf"{pages}/([0-9a-f-]{{36}})", hired.text)[0]
-    asked: dict[str, Any] = {"body": {"name": "ben"}, "Idempotency_Key": "hire-ben", "shown": {"first token of ben"}}
+    asked: dict[str, Any] = {
+        "body": {"name": "ben"},
+        "headers": {"Idempotency-Key": "hire"},
+        "shown": {"first token of ben"},
+    }
     made = doors.rest(story.operator_token, "POST", api, **asked).json
     first["ben"], story.agents["ben"] = story.agent_token(made["token"], "first token of ben"), made["id"]
     again = doors.rest(story.operator_token, "POST", api, **{**asked, "shown": ()}).json
@@ -106,7 +116,7 @@ def connecting(story: Story) -> None:
         assert page.status == (303 if good else 422)
         for _ in range(2):
             sent = {**body, "token": tokens["by-rest"]}
-            answer = doors.rest(story.operator_token, "POST", _api(story), sent, Idempotency_Key="connect")
+            answer = doors.rest(story.operator_token, "POST", _api(story), sent, {"Idempotency-Key": "connect"})
             assert answer.status == (201 if good else 422)
     token = story.provider_token("the token of generic")
     generic = {**body, "provider": "generic", "name": "generic", "header": "X-Api-Key", "token": token}
@@ -119,6 +129,7 @@ def connecting(story: Story) -> None:
 def rotating(story: Story) -> None:
     """Each gets a new token at its door, again after a refused one; the provider revokes one, which a check finds."""
     doors, known = story.doors, story.integrations
+    path = f"{_api(story)}/{known['by-rest']}"
     for good in (False, True):
         tokens = {
             way: story.provider_token(f"{'the' if good else 'a refused'} rotated token of {way}", good=good)
@@ -128,10 +139,9 @@ def rotating(story: Story) -> None:
         assert done.status == (0 if good else 4)
         page = doors.page(story.cookie, f"{_pages(story)}/{known['by-page']}/rotate", {"token": tokens["by-page"]})
         assert page.status == (303 if good else 422)
-        path = f"{_api(story)}/{known['by-rest']}"
         answer = doors.rest(story.operator_token, "POST", f"{path}/rotate", {"token": tokens["by-rest"]})
         assert answer.status == (200 if good else 422)
-    story.slack.good.discard(tokens["by-rest"])
+    story.slack.good.discard(token_like("the rotated token of by-rest"))
     assert doors.rest(story.operator_token, "POST", f"{path}/check").json["status"] == "needs attention"
     assert doors.page(story.cookie, f"{_pages(story)}/{known['by-page']}/check", {}).status == 303
     assert doors.json("integration", "check", "--id", known["by-cli"])["status"] == "connected"
@@ -151,3 +161,83 @@ def calling(story: Story) -> None:
         path = f"{_api(story)}/{story.integrations['by-cli']}/request"
         story.doors.rest(story.tokens["ben"], "POST", path, {"path": f"/echo/{shape}"}, name=f"{shape} over REST")
     assert story.slack.elsewhere.seen == []
+
+
+def looking(story: Story) -> None:
+    """Everything that shows something, at every door."""
+    doors, company, ann = story.doors, story.company, story.tokens["ann"]
+    integration, agent = story.integrations["by-rest"], story.agents["ben"]
+    pages = [
+        "",
+        "/integrations",
+        f"/integrations/{integration}",
+        "/integrations/connect",
+        "/integrations/connect/slack",
+    ]
+    pages += [f"/integrations/{integration}/{each}" for each in ("allow", "rotate", "delete")]
+    pages += ["/agents", "/agents/hire", "/audit", "/audit?kind=integration", "/audit/verify", "/invite"]
+    pages += [f"/agents/{agent}", f"/agents/{agent}/rotate-token", f"/agents/{agent}/retire"]
+    everywhere = ["/companies", "/companies/new", "/people", "/people/link", "/account", "/account/tokens/new"]
+    everywhere += ["/audit", "/audit/verify", "/patterns", "/confirm", "/nothing"]
+    for path in (*everywhere, *(f"/companies/{company}{page}" for page in pages)):
+        assert doors.page(story.cookie, path).status == (404 if path == "/nothing" else 200), path
+    lists = [
+        "integrations",
+        f"integrations/{integration}",
+        "agents",
+        f"agents/{agent}",
+        "tasks",
+        "audit",
+    ]
+    for path in (
+        "me",
+        "companies",
+        "providers",
+        "operator-tokens",
+        "openapi.json",
+        *(f"companies/{company}/{each}" for each in lists),
+    ):
+        assert doors.rest(story.operator_token, "GET", f"/v1/{path}").status == 200, path
+    assert doors.rest(story.operator_token, "POST", f"/v1/companies/{company}/audit/verify").json["good"] is True
+    for tool in ("whoami", "integration_list", "task_list"):
+        assert doors.tool(ann, tool, {}).json["result"]["isError"] is False
+    doors.rpc(ann, "tools/list", {}, name="tools/list")
+    assert doors.tool(ann, "task_create", {"title": "a task"}).json["result"]["isError"] is False
+
+
+def operating(story: Story) -> None:
+    """What an operator looks at on the command line."""
+    of_company, one = ["--company", story.company], ["--id", story.integrations["by-rest"]]
+    words = [
+        ["doctor"],
+        ["key", "status"],
+        ["key", "verify"],
+        ["audit", "verify"],
+        ["audit", "tail"],
+        ["company", "list"],
+    ]
+    words += [["agent", "list", *of_company], ["integration", "list", *of_company], ["integration", "show", *one]]
+    words += [["operator", "list"], ["operator", "token", "list"], ["provider", "show", "slack"]]
+    words += [["audit", "export"], ["audit", "tail", "--limit", "1000"], ["key", "verify", "--help"]]
+    for each in words:
+        for form in ([], ["--json"]):
+            done = story.doors.cli(*each, *form)
+            assert done.status == 0, done
+
+
+def dying(story: Story, up: Up) -> list[Place]:
+    """The orchestrator is killed in the middle of a call; the database as it lies there then."""
+    given = {"integration": "by-cli", "method": "POST", "path": "/api/hold", "body": {}}
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(story.doors.tool, story.tokens["ann"], "integration_request", given)
+        assert story.slack.held.wait(60)
+        story.look(up)
+        server = postmaster(story.machine.home)
+        up.process.kill()
+        up.process.wait()
+        wait_gone(server)
+        with pytest.raises(OSError):
+            call.result()
+    wait_stopped(story.machine.home)
+    story.slack.let_go.set()
+    return [*places.database_files(story.machine.home), *places.home_files(story.machine.home)]

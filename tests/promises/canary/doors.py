@@ -16,6 +16,13 @@ from mcp_types.version import LATEST_MODERN_VERSION
 from tests.cli.processes import SLOWEST, Done, Machine
 from tests.dashboard.people import BROWSER
 from tests.promises.canary.search import Place
+from tests.promises.canary.shell import Shell
+
+_META = {
+    "protocolVersion": LATEST_MODERN_VERSION,
+    "clientInfo": {"name": "test", "version": "1"},
+    "clientCapabilities": {},
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,9 @@ class Answer:
 class Doors:
     """What is said by whichever door, with the canaries that it shows to their owner there (`shown`)."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, shell: Shell) -> None:
         self.machine = machine
+        self.shell = shell
         self.url = ""
         self.said: list[Place] = []
 
@@ -51,28 +59,33 @@ class Doors:
         self.said.append(Place(name, data, frozenset(shown)))
 
     def cli(self, *words: str, given: bytes | str = b"", shown: Iterable[str] = (), name: str = "") -> Done:
-        """A command."""
-        done = self.machine.run(*words, given=given)
-        place = name or f"`{' '.join(words)}`"
-        self.keep(f"standard output of {place}", done.out.encode(), shown)
-        self.keep(f"standard error of {place}", done.err.encode())
+        """A command; one that is given something is a process of its own."""
+        done = (self.machine if given else self.shell).run(*words, given=given)
+        self.keep(f"standard output of {name or ' '.join(words)}", done.out.encode(), shown)
+        self.keep(f"standard error of {name or ' '.join(words)}", done.err.encode())
         return done
 
-    def json(self, *words: str, **options: Any) -> Any:
+    def json(self, *words: str, shown: Iterable[str] = ()) -> Any:
         """A command that does what it is asked."""
-        done = self.cli(*words, "--json", **options)
+        done = self.cli(*words, "--json", shown=shown)
         assert done.status == 0, done.err or done.out
         return done.json
 
     def http(
-        self, method: str, path: str, data: bytes = b"", shown: Iterable[str] = (), name: str = "", **headers: str
+        self,
+        method: str,
+        path: str,
+        data: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        shown: Iterable[str] = (),
+        name: str = "",
     ) -> Answer:
         """A request as it is."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=SLOWEST)
         try:
-            named = {key.replace("_", "-"): value for key, value in headers.items()}
-            connection.request(method, path, data or None, named)
+            connection.request(method, path, data or None, dict(headers or {}))
             reply = connection.getresponse()
             answer = Answer(reply.status, reply.getheaders(), reply.read())
         finally:
@@ -81,42 +94,50 @@ class Doors:
         self.keep(f"answer to {name or f'{method} {path}'}", head.encode() + b"\n" + answer.data, shown)
         return answer
 
-    def rest(self, token: str, method: str, path: str, body: Any = None, **options: Any) -> Answer:
+    def rest(
+        self,
+        token: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Answer:
         """A request of a program."""
-        data = b"" if body is None else json.dumps(body).encode()
-        more = {"Content_Type": "application/json"} if data else {}
-        return self.http(method, path, data, Authorization=f"Bearer {token}", **more, **options)
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if data else {}
+        return self.http(method, path, data, {**bearer(token), **kind, **(headers or {})}, **options)
 
     def page(self, cookie: str, path: str, form: Mapping[str, str] | None = None, **options: Any) -> Answer:
         """A page, or a form that is sent."""
-        headers = {name.replace("-", "_"): value for name, value in BROWSER.items()}
-        headers |= {"Cookie": f"company_agents={cookie}"} if cookie else {}
+        headers = {**BROWSER, "Cookie": f"company_agents={cookie}"} if cookie else BROWSER
         if form is None:
-            return self.http("GET", path, **headers, **options)
-        kind = "application/x-www-form-urlencoded"
-        return self.http("POST", path, urlencode(form).encode(), Content_Type=kind, **headers, **options)
+            return self.http("GET", path, b"", headers, **options)
+        headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+        return self.http("POST", path, urlencode(form).encode(), headers, **options)
 
     def tool(self, token: str, tool: str, arguments: Any, name: str = "") -> Answer:
         """A call of an agent's client."""
-        return self.rpc(token, "tools/call", {"name": tool, "arguments": arguments}, name or f"tool {tool}")
+        return self.rpc(token, "tools/call", {"name": tool, "arguments": arguments}, name=name or f"tool {tool}")
 
-    def rpc(self, token: str, method: str, params: Any, name: str, **headers: str) -> Answer:
+    def rpc(
+        self, token: str, method: str, params: Any, headers: Mapping[str, str] | None = None, *, name: str
+    ) -> Answer:
         """Any message of an agent's client."""
-        version = LATEST_MODERN_VERSION
-        if isinstance(params, dict):
-            meta = {
-                "protocolVersion": version,
-                "clientInfo": {"name": "test", "version": "1"},
-                "clientCapabilities": {},
-            }
-            params = {**params, "_meta": {f"io.modelcontextprotocol/{key}": value for key, value in meta.items()}}
-            headers = {**({"Mcp_Name": str(params["name"])} if "name" in params else {}), **headers}
-        sent = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         given = {
-            "Authorization": f"Bearer {token}",
-            "Content_Type": "application/json",
+            **bearer(token),
+            "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
-            "MCP_Protocol_Version": version,
-            "Mcp_Method": method,
+            "MCP-Protocol-Version": LATEST_MODERN_VERSION,
+            "Mcp-Method": method,
         }
-        return self.http("POST", "/mcp", json.dumps(sent).encode(), name=name, **{**given, **headers})
+        if isinstance(params, dict):
+            given |= {"Mcp-Name": params["name"]} if "name" in params else {}
+            params = {**params, "_meta": {f"io.modelcontextprotocol/{key}": value for key, value in _META.items()}}
+        sent = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return self.http("POST", "/mcp", json.dumps(sent).encode(), {**given, **(headers or {})}, name=name)
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header of who has a token."""
+    return {"Authorization": f"Bearer {token}"}

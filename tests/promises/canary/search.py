@@ -45,6 +45,7 @@ class Canaries:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self._spelled: list[tuple[str, bytes]] = []
         self._needles: dict[bytes, str] = {}
         self._grams: dict[int, set[bytes]] = {}
 
@@ -53,11 +54,16 @@ class Canaries:
         self.names.add(name)
         for secret in secrets:
             data = secret.encode() if isinstance(secret, str) else secret
+            self._spelled.append((name, data))
             for form in {form for piece in _pieces(data) for form in _forms(piece)}:
                 self._needles[form] = name
                 for at in range(len(form) - _GRAM + 1):
                     gram = int.from_bytes(form[at : at + _GRAM], sys.byteorder)
                     self._grams.setdefault(gram, set()).add(form)
+
+    def spelled(self) -> Iterator[tuple[str, bytes]]:
+        """Each with its name, as it is looked for."""
+        yield from self._spelled
 
     def plant_token(self, name: str, token: str) -> None:
         """A token of ours: what is secret in it are the last 32 bytes of its payload; the rest is ids and a checksum."""

@@ -15,6 +15,7 @@ from tests.promises.canary import places
 from tests.promises.canary.doors import Answer, Doors
 from tests.promises.canary.provider import EchoingSlack
 from tests.promises.canary.search import Canaries, Place, made_up, token_like
+from tests.promises.canary.shell import Shell
 
 AGENT_TOKEN = re.compile(r"ca_agent_[A-Za-z0-9_-]{92}")
 OPERATOR_TOKEN = re.compile(r"ca_op_[A-Za-z0-9_-]{70}")
@@ -23,10 +24,10 @@ OPERATOR_TOKEN = re.compile(r"ca_op_[A-Za-z0-9_-]{70}")
 class Story:
     """`canaries` and what the `doors` said grow with it; days.py has what happens."""
 
-    def __init__(self, machine: Machine, slack: EchoingSlack) -> None:
+    def __init__(self, machine: Machine, shell: Shell, slack: EchoingSlack) -> None:
         self.machine = machine
         self.slack = slack
-        self.doors = Doors(machine)
+        self.doors = Doors(machine, shell)
         self.canaries = Canaries()
         self.company = ""
         self.olivia = ""
@@ -42,6 +43,7 @@ class Story:
     def arrive(self, up: Up) -> str:
         """Begin to talk to an orchestrator; the link for the first owner, if there is one."""
         self.doors.url = up.url
+        self.canaries.plant("the master key", (self.machine.home / "secrets" / "master.key").read_bytes())
         link = (up.ready["sign_in_url"] or "").rpartition("=")[2]
         if link:
             self.canaries.plant("the first link", link)
