@@ -23,6 +23,9 @@ Connection = psycopg.AsyncConnection[Row]
 
 # What a waiting caller is told after: longer than any of our transactions, shorter than a client's patience.
 POOL_WAIT = 10.0
+# How long a lost connection is tried for by itself, at growing distances; then the next caller begins anew. The pool's
+# own five minutes would keep callers waiting for about as long as the database was away, after it is back.
+RECONNECT_TIME = 3.0
 
 
 class Tx:
@@ -85,6 +88,7 @@ class Database:
             min_size=1,
             max_size=size,
             timeout=POOL_WAIT,
+            reconnect_timeout=RECONNECT_TIME,
             open=False,
         )
 

@@ -34,6 +34,10 @@ ROLES_HINT = (
     "CREATE ROLE company_agents_instance; GRANT company_agents_migrate, company_agents_serve, company_agents_instance "
     "TO <the user of DATABASE_URL>"
 )
+SCHEMA_HINT = (
+    "have an administrator run, in this database: GRANT CREATE, USAGE ON SCHEMA public TO company_agents_migrate; "
+    "GRANT USAGE ON SCHEMA public TO company_agents_serve, company_agents_instance"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,10 @@ class Login:
         """Become the role that this login stands for."""
         if self.role is not None:
             await connection.execute(statements()["role_take"], {"role": self.role})
+
+    async def leave_role(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Be the user again who signed in."""
+        await connection.execute(statements()["role_take"], {"role": "none"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from company_agents.db.logins import OLDEST_SERVER, ROLES, ROLES_HINT, Logins
+from company_agents.db.logins import OLDEST_SERVER, ROLES, ROLES_HINT, SCHEMA_HINT, Logins
 from company_agents.db.sql import statements
 from company_agents.errors import Busy, MayNotStart
 
@@ -57,16 +57,17 @@ async def migrate(logins: Logins, known: list[Migration] | None = None) -> None:
     connection = await (logins.direct or logins.migrate).connect()
     async with connection:
         await _check_server(connection)
-        if await _pending(connection, steps) == []:
+        if await _pending(connection, steps, logins) == []:
             return
         try:
             await connection.execute(statements()["migrate_settings"])
             await connection.execute(statements()["migrate_lock"])
             if logins.direct is not None:
+                await logins.direct.leave_role(connection)
                 await _prepare_roles(connection)
                 await logins.migrate.take_role(connection)
-            await connection.execute(statements()["ledger_create"])
-            for step in await _pending(connection, steps):
+            await _create_ledger(connection)
+            for step in await _pending(connection, steps, logins):
                 await _apply(connection, step)
         except psycopg.errors.LockNotAvailable as error:
             raise Busy("another process is changing the schema", hint="try again in a minute") from error
@@ -81,14 +82,25 @@ async def _check_server(connection: Connection) -> None:
         )
 
 
-async def _pending(connection: Connection, steps: list[Migration]) -> list[Migration]:
+async def _create_ledger(connection: Connection) -> None:
+    try:
+        await connection.execute(statements()["ledger_create"])
+    except psycopg.errors.InsufficientPrivilege:
+        raise MayNotStart(
+            "the role that changes the schema may not make tables in it", hint=SCHEMA_HINT, code="database_schema"
+        ) from None
+
+
+async def _pending(connection: Connection, steps: list[Migration], logins: Logins) -> list[Migration]:
     row = await (await connection.execute(statements()["ledger_exists"])).fetchone()
     assert row is not None
     if not row["found"]:
         return steps
     try:
+        # Where there are tables there are roles, and a user may have the rights of one only after taking it on.
+        await logins.migrate.take_role(connection)
         rows = await (await connection.execute(statements()["ledger_read"])).fetchall()
-    except psycopg.errors.InsufficientPrivilege:
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue):  # the latter: no such role
         raise MayNotStart("the tables belong to another user", hint=ROLES_HINT, code="database_refuses") from None
     applied = {row["version"]: row["checksum"] for row in rows}
     by_version = {step.version: step for step in steps}
