@@ -282,7 +282,7 @@ def _fields(body: dict[str, Any], call: Attempt) -> Iterator[Attempt]:
     for name, value in body.items():
         if name in _ANYTHING:
             continue
-        wrong = (*_VALUES, None, "", "a" * 150_000, 0, FLIP if name in _SEEN else [])
+        wrong = (*_VALUES, None, "", " \u2003\n", "a" * 150_000, 0, FLIP if name in _SEEN else [])
         for other in (entry for entry in wrong if entry != value):
             text = json.dumps({**body, name: other}).replace("Infinity", "1e400")
             yield replace(call, how=f"{name} is {other!r}"[:80], body=text.encode())
