@@ -20,11 +20,11 @@ from psycopg import sql
 
 from company_agents.db.embedded import join
 from tests.cli.processes import machine_in
+from tests.cli.warm import warm
 from tests.database.processes import wait_stopped
 from tests.promises.canary import days, mistakes, places
 from tests.promises.canary.provider import echoing_slack
 from tests.promises.canary.search import Place, token_like
-from tests.promises.canary.shell import shell
 from tests.promises.canary.story import Story
 
 KINDS = ["doors", "processes", "tables", "database files", "home", "after the crash"]
@@ -43,8 +43,8 @@ class Told:
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("canary")
     debug = machine_in(folder, COMPANY_AGENTS_LOG_LEVEL="debug")
-    with debug as machine, shell(machine) as commands, echoing_slack() as slack:
-        told = Told(Story(machine, commands, slack), {}, {})
+    with debug as machine, warm(machine) as run, echoing_slack() as slack:
+        told = Told(Story(machine, run, slack), {}, {})
         _tell(told)
         _search(told, "doors", told.story.doors.said)
         _search(told, "processes", told.story.seen)

@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit
 from mcp_types.version import LATEST_MODERN_VERSION
 
 from tests.cli.processes import SLOWEST, Done, Machine
+from tests.cli.warm import Run
 from tests.dashboard.people import BROWSER
 from tests.promises.canary.search import Place
-from tests.promises.canary.shell import Shell
 
 _META = {
     "protocolVersion": LATEST_MODERN_VERSION,
@@ -48,9 +48,9 @@ class Answer:
 class Doors:
     """What is said by whichever door, with the canaries that it shows to their owner there (`shown`)."""
 
-    def __init__(self, machine: Machine, shell: Shell) -> None:
+    def __init__(self, machine: Machine, run: Run) -> None:
         self.machine = machine
-        self.shell = shell
+        self.quickly = run
         self.url = ""
         self.said: list[Place] = []
 
@@ -60,7 +60,7 @@ class Doors:
 
     def cli(self, *words: str, given: bytes | str = b"", shown: Iterable[str] = (), name: str = "") -> Done:
         """A command; one that is given something is a process of its own."""
-        done = (self.machine if given else self.shell).run(*words, given=given)
+        done = self.machine.run(*words, given=given) if given else self.quickly(*words)
         self.keep(f"standard output of {name or ' '.join(words)}", done.out.encode(), shown)
         self.keep(f"standard error of {name or ' '.join(words)}", done.err.encode())
         return done

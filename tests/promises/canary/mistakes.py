@@ -180,6 +180,6 @@ def on_standard_input(story: Story) -> None:
     words += ["--base-url", story.slack.url, "--allow-private-network"]
     wrong = (b"\xff\xfe" + core, b"\0" + core, core + b"\n" + core, core * 4000, core.decode().encode("utf-16"))
     for number, data in enumerate(wrong):
-        done = story.doors.shell.run(*words, given=data)
+        done = story.doors.quickly(*words, given=data)
         assert done.status != 0, done
         story.doors.keep(f"what is said to wrong input {number}", (done.out + done.err).encode())

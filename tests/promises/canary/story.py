@@ -11,11 +11,11 @@ import time
 import pyotp
 
 from tests.cli.processes import Machine, Up
+from tests.cli.warm import Run
 from tests.promises.canary import places
 from tests.promises.canary.doors import Answer, Doors
 from tests.promises.canary.provider import EchoingSlack
 from tests.promises.canary.search import Canaries, Place, made_up, token_like
-from tests.promises.canary.shell import Shell
 
 AGENT_TOKEN = re.compile(r"ca_agent_[A-Za-z0-9_-]{92}")
 OPERATOR_TOKEN = re.compile(r"ca_op_[A-Za-z0-9_-]{70}")
@@ -24,10 +24,10 @@ OPERATOR_TOKEN = re.compile(r"ca_op_[A-Za-z0-9_-]{70}")
 class Story:
     """`canaries` and what the `doors` said grow with it; days.py has what happens."""
 
-    def __init__(self, machine: Machine, shell: Shell, slack: EchoingSlack) -> None:
+    def __init__(self, machine: Machine, run: Run, slack: EchoingSlack) -> None:
         self.machine = machine
         self.slack = slack
-        self.doors = Doors(machine, shell)
+        self.doors = Doors(machine, run)
         self.canaries = Canaries()
         self.company = ""
         self.olivia = ""
