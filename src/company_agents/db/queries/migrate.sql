@@ -29,7 +29,9 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', r);
         END IF;
-        IF NOT pg_has_role(current_user, r, 'SET') THEN
+        -- Up to Postgres 15, who is a member may take the role on; later that is a right of its own.
+        IF NOT pg_has_role(current_user, r, CASE WHEN current_setting('server_version_num')::int < 160000
+                                                 THEN 'MEMBER' ELSE 'SET' END) THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', r);
         END IF;
     END LOOP;
