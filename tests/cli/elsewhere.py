@@ -1,5 +1,5 @@
 """
-What happens beside the commands of a transcript, in its words.
+What happens beside the commands of a transcript, in its words; and what they have changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 
 import psycopg
 
-from company_agents.db.embedded import Membership, join
+from company_agents.db.embedded import join
 from tests.cli.standin import StandIn
 
 
@@ -24,7 +24,7 @@ class Elsewhere:
         self.home = home
         self.slack = slack
         self._stack = contextlib.ExitStack()
-        self._member: Membership | None = None
+        self._database: psycopg.Connection | None = None
 
     def __enter__(self) -> Elsewhere:
         return self
@@ -45,7 +45,7 @@ class Elsewhere:
     def _events(self) -> dict[str, Callable[..., object]]:
         return {
             "a home of its own": lambda: None,
-            "its database starts": self._start,
+            "its database starts": self.start,
             r"in its database: (.+)": self._sql,
             r"chmod ([0-7]+) (/\S+)": lambda mode, path: Path(path).chmod(int(mode, 8)),
             r"mv (/\S+) (/\S+)": lambda old, new: Path(old).rename(new),
@@ -53,15 +53,28 @@ class Elsewhere:
             r"slack answers (\d+) (.*)": self._answers,
         }
 
-    def _start(self) -> None:
-        # Held, because each command would start it anew.
-        self._member = self._stack.enter_context(join(self.home))
+    def start(self) -> None:
+        """Start the database of the home, or join it. Held, because each command would start it anew."""
+        member = self._stack.enter_context(join(self.home))
+        address = member.database.conninfo("postgres")
+        self._database = self._stack.enter_context(psycopg.connect(address, autocommit=True))
+
+    def state(self) -> dict[str, str]:
+        """Every table but the record of what happened, and without when a secret was last opened."""
+        if self._database is None:
+            return {}
+        tables = self._database.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        )
+        names = sorted(name for (name,) in tables.fetchall() if not name.startswith("audit_"))
+        rows = "(to_jsonb(t) - 'last_used_at')::text"
+        asked = [f"SELECT '{name}', md5(string_agg({rows}, ' ' ORDER BY {rows})) FROM {name} t" for name in names]
+        return dict(self._database.execute(" UNION ALL ".join(asked).encode()).fetchall())
 
     def _sql(self, statement: str) -> None:
-        assert self._member is not None
-        with psycopg.connect(self._member.database.conninfo("postgres"), autocommit=True) as connection:
-            changed = connection.execute(statement.encode())
-            assert changed.rowcount == 1, f"{statement} changed {changed.rowcount} rows"
+        assert self._database is not None
+        changed = self._database.execute(statement.encode())
+        assert changed.rowcount == 1, f"{statement} changed {changed.rowcount} rows"
 
     def _takes(self, token: str) -> None:
         self.slack.token, self.slack.answer = token, None

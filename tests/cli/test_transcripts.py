@@ -59,13 +59,20 @@ def test_the_transcript(
     slack.token, slack.answer = TOKEN, None
     if transcript.read(file)[0].words != "a home of its own":
         with Elsewhere(machine.home, slack) as elsewhere:
-            transcript.play(file, run, {**known}, elsewhere.happen)
+            elsewhere.start()
+            transcript.play(file, run, {**known}, elsewhere.happen, elsewhere.state)
         return
     home = tmp_path / "home"
     try:
         with Elsewhere(home, slack) as elsewhere:
             known = {"home": str(home)}
-            transcript.play(file, lambda *words, given: run(*words, given=given, home=home), known, elsewhere.happen)
+            transcript.play(
+                file,
+                lambda *words, given: run(*words, given=given, home=home),
+                known,
+                elsewhere.happen,
+                elsewhere.state,
+            )
     finally:
         clean(home)
 
@@ -141,3 +148,21 @@ def test_a_transcript_that_is_right_passes(tmp_path: Path) -> None:
 def test_a_transcript_that_is_wrong_fails(tmp_path: Path, text: str, out: str, err: str, status: int) -> None:
     with pytest.raises(AssertionError):
         _play(tmp_path, text, out, err, status)
+
+
+def test_a_refusal_that_changes_something_fails(tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_text("$ company-agents x\n! no\n[4]\n")
+    states = iter("ab")
+    with pytest.raises(AssertionError, match="it was refused, and changed something"):
+        transcript.play(file, lambda *words, given: Done(4, "", "no\n"), {}, state=lambda: next(states))
+
+
+def test_what_a_good_command_changes_is_seen(machine: Machine, run: Run, known: dict[str, str], slack: StandIn) -> None:
+    with Elsewhere(machine.home, slack) as elsewhere:
+        elsewhere.start()
+        before = elsewhere.state()
+        company = run("company", "create", "Seen", "--json").json["id"]
+        assert run("agent", "create", "ann", "--company", company).status == 0
+        after = elsewhere.state()
+        assert {"companies", "agents", "secrets"} <= {name for name in after if after[name] != before[name]}

@@ -22,6 +22,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from company_agents.errors import Exit
 from tests.cli.processes import Done
 
 ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -44,6 +45,7 @@ FIXED = {
     "unknown": "0b0bb7e2-7e63-4a4b-8b0a-6f2d7f0f9f5e",
     **{f"{number}-letters": "n" * number for number in (7, 100, 101, 16384, 16385, 65537)},
 }
+REFUSED = {Exit.USAGE, Exit.NOT_FOUND, Exit.REFUSED, Exit.UNAVAILABLE, Exit.MAY_NOT_START}
 NAME = re.compile(r"<([a-z0-9-]+)>")
 ESCAPE = re.compile(r"\\(?:n|t|x[0-9a-f]{2}|u[0-9a-f]{4})")
 
@@ -112,19 +114,25 @@ def _lines(lines: list[str]) -> str:
 
 
 def play(
-    file: Path, run: Callable[..., Done], known: dict[str, str], elsewhere: Callable[[str], None] | None = None
+    file: Path,
+    run: Callable[..., Done],
+    known: dict[str, str],
+    elsewhere: Callable[[str], None] | None = None,
+    state: Callable[[], object] | None = None,
 ) -> None:
-    """Type the commands of a transcript, and compare."""
+    """Type the commands of a transcript, and compare. What is refused leaves `state` as it was."""
     for step in read(file):
         if step.elsewhere:
             assert elsewhere is not None
             elsewhere(_named(step.words, known))
             continue
+        before = state() if state and step.status in REFUSED else None
         done = run(*typed(step.words, known), given=piped(step.given, known))
         where = f"{file.name}, line {step.line}: {step.words}"
         for expected, actual, what in ((step.out, done.out, "out"), (step.err, done.err, "err")):
             _same(expected, actual, known, f"{where} ({what})")
         assert done.status == step.status, f"{where}: exit status {done.status}\n{done.out}{done.err}"
+        assert before is None or state is None or state() == before, f"{where}: it was refused, and changed something"
 
 
 def _same(expected: str, actual: str, known: dict[str, str], where: str) -> None:
