@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from company_agents.errors import MayNotStart
 
@@ -35,7 +35,8 @@ class Settings(BaseSettings):
     What an operator can set. A value that does not parse stops the start and is not repeated.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    # An empty variable is one that is not set: `COMPANY_AGENTS_HOME=` must not come to mean this folder.
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     home: Path = _setting(None, "COMPANY_AGENTS_HOME", "the instance home; holds the database, the key and the logs")
     master_key_path: str | None = _setting(None, "MASTER_KEY_PATH", "where the master key's file lies")
@@ -88,13 +89,6 @@ class Settings(BaseSettings):
         description="debug, info, warning or error",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *sources: Any, **named: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over `config.toml` over defaults; `read_settings` has read the file already."""
-        return (named["env_settings"], init_settings)
-
     @property
     def url(self) -> str:
         """How people and agents reach this orchestrator, without a trailing slash."""
@@ -110,9 +104,18 @@ def read_settings(**given: Any) -> Settings:
         MayNotStart: a value does not parse, or `config.toml` is no TOML.
     """
     home = Path(given.get("home") or os.environ.get("COMPANY_AGENTS_HOME") or default_home()).expanduser().absolute()
+    file = _config_file(home)
+
+    class Read(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: Any, *sources: Any, **named: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """What is given over the environment over `config.toml` over defaults."""
+            return (init_settings, named["env_settings"], InitSettingsSource(settings_cls, file))
+
     try:
-        settings = Settings(**{**_config_file(home), "home": home})
-        return Settings.model_validate({**settings.model_dump(), "home": home, **_present(given)})
+        return Read(**{**_present(given), "home": home})
     except ValidationError as error:
         # The error quotes the value, which may be a secret: only the name of the setting is repeated.
         name = str(error.errors()[0]["loc"][0])
