@@ -23,7 +23,7 @@ from tests.cli.processes import machine_in
 from tests.cli.warm import warm
 from tests.database.processes import wait_stopped
 from tests.promises.canary import days, mistakes, places
-from tests.promises.canary.provider import echoing_slack
+from tests.promises.canary.provider import ECHOES, echoing_slack
 from tests.promises.canary.search import Place, token_like
 from tests.promises.canary.story import Story
 
@@ -37,6 +37,7 @@ class Told:
     story: Story
     names: dict[str, set[str]]
     found: dict[str, list[str]]
+    opened: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("canary")
     debug = machine_in(folder, COMPANY_AGENTS_LOG_LEVEL="debug")
     with debug as machine, warm(machine) as run, echoing_slack() as slack:
-        told = Told(Story(machine, run, slack), {}, {})
+        told = Told(Story(machine, run, slack), {}, {}, {})
         _tell(told)
+        told.opened.update(places.opened(machine.home))
+        told.story.canaries.plant("the audit key", told.opened["audit_key/1"])
         _search(told, "doors", told.story.doors.said)
         _search(told, "processes", told.story.seen)
         _search(told, "tables", places.database(machine.home))
@@ -76,6 +79,7 @@ def _tell(told: Told) -> None:
         mistakes.on_the_command_line(story, story.operator_token)
         mistakes.on_the_command_line(story, token_like("the rotated token of by-cli"))
         mistakes.on_standard_input(story)
+        mistakes.in_settings(story, story.operator_token)
         days.looking(story)
         days.operating(story)
         story.look(up)
@@ -93,6 +97,18 @@ def _search(told: Told, kind: str, kept: Iterable[Place]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_secret_is_found_in(told: Told, kind: str) -> None:
     assert not told.found[kind], "\n".join(told.found[kind])
+
+
+def test_the_provider_did_send_the_credential_back_in_every_form(told: Told) -> None:
+    forms = {*ECHOES, "elsewhere", "onwards"}
+    assert told.story.removed >= {f"{form} from {name}" for form in forms for name in ("by-cli", "by-page", "generic")}
+
+
+def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> None:
+    kinds = {name.partition("/")[0] for name in told.opened}
+    assert kinds == {"agent_token", "audit_key", "integration", "operator_token", "operator_totp"}
+    for name, value in told.opened.items():
+        assert told.story.canaries.found(Place("a secret", value)), f"{name} is new: give it a canary"
 
 
 def test_everything_that_can_be_read_was_searched(told: Told) -> None:

@@ -4,6 +4,7 @@ Secrets that are put where none belongs: into a path, a name, an argument, an ad
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 from urllib.parse import quote
@@ -183,3 +184,19 @@ def on_standard_input(story: Story) -> None:
         done = story.doors.quickly(*words, given=data)
         assert done.status != 0, done
         story.doors.keep(f"what is said to wrong input {number}", (done.out + done.err).encode())
+
+
+def in_settings(story: Story, secret: str) -> None:
+    """In a variable of the environment, and in the file."""
+    file = story.machine.home / "config.toml"
+    for number, line in enumerate((f"port = {json.dumps(secret)}", f"{secret}", f"call_limit = {json.dumps(secret)}")):
+        file.write_text(line)
+        done = story.doors.quickly("company", "list")
+        assert done.status == 78, done
+        story.doors.keep(f"what is said to a wrong config.toml {number}", (done.out + done.err).encode())
+    file.unlink()
+    for name in ("COMPANY_AGENTS_PORT", "COMPANY_AGENTS_DATABASE_POOL", "DATABASE_URL", "MASTER_KEY_SOURCE"):
+        machine = dataclasses.replace(story.machine, more={**story.machine.more, name: secret})
+        done = machine.run("company", "list")
+        assert done.status == 78, done
+        story.doors.keep(f"what is said to a wrong {name}", (done.out + done.err).encode())

@@ -4,15 +4,22 @@ Everything that can be read of an instance from outside of it: the database by S
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from company_agents.app import App, open_app
+from company_agents.crypto.cipher import Sealed, unseal
+from company_agents.crypto.place import Place as SealedPlace
 from company_agents.db.embedded import join
+from company_agents.settings import read_settings
 from tests.database.processes import postmaster, the_supervisor
 from tests.promises.canary.search import Place
 
@@ -36,6 +43,23 @@ def database(home: Path) -> Iterator[Place]:
                 )
                 with connection.cursor().copy(query) as copy:
                     yield Place(f"table {schema}.{table}", b"".join(bytes(part) for part in copy))
+
+
+def opened(home: Path) -> dict[str, bytes]:
+    """Every sealed secret by its name, opened as only a process with the master key can."""
+
+    async def look() -> dict[str, bytes]:
+        async with open_app(read_settings(home=home)) as app, app.keys.db.instance_transaction() as tx:
+            return {row["name"]: _opened(app, row) async for row in tx.stream("secrets_all")}
+
+    # In a thread: this one has a loop of its own, which is not running now and is not to be replaced.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, look()).result()
+
+
+def _opened(app: App, row: dict[str, Any]) -> bytes:
+    where = SealedPlace(row["company_id"], row["id"], row["name"], row["key_id"])
+    return unseal(app.keys.held.ring.get(row["key_id"]), where, Sealed(row["nonce"], row["value"])).reveal()
 
 
 def database_files(home: Path) -> Iterator[Place]:

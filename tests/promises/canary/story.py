@@ -37,6 +37,8 @@ class Story:
         self.agents: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
         self.integrations: dict[str, str] = {}
+        # Whose credential came back, in which form, and was taken out.
+        self.removed: set[str] = set()
         # What was to be seen of the processes while they ran.
         self.seen: list[Place] = []
 
