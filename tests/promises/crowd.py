@@ -160,7 +160,8 @@ class Replica:
 async def replica(settings: Settings) -> AsyncIterator[Replica]:
     """Another orchestrator on the home and database of these settings, for as many callers at once as there come."""
     async with open_app(settings) as app, served(app) as mcp, serving(api_app(app)) as rest_url:
-        connector = aiohttp.TCPConnector(limit=0)
+        # No connection is used twice: one that the server is about to close would be no fault of a call.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as http:
             yield Replica(app, dataclasses.replace(mcp, http=http), rest_url)
 
