@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import structlog
 
+from company_agents import logs
 from company_agents.logs import Redactor, start_logging
 from company_agents.sensitive import Sensitive
 
@@ -192,3 +193,19 @@ def test_a_client_library_logs_nothing_below_a_warning(lines: Lines) -> None:
         logging.getLogger(name).debug("a header: %s", TOKEN)
         logging.getLogger(name).info("a header: %s", TOKEN)
     assert lines() == []
+
+
+def test_the_log_is_bounded_and_no_record_is_cut_in_two(
+    lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bounded"
+    monkeypatch.setattr(logs, "MOST_BYTES", 2000)
+    monkeypatch.setattr(logs, "KEPT_FILES", 2)
+    start_logging(Redactor(), folder=folder, level="info")
+    for number in range(200):
+        logging.getLogger("company_agents.tests").info("record %d", number)
+    files = {file.name: file.read_text("utf-8") for file in folder.iterdir()}
+    assert set(files) == {"orchestrator.log", "orchestrator.log.1", "orchestrator.log.2"}
+    assert all(0 < len(text) < 2500 for text in files.values())
+    newest = [json.loads(line)["event"] for line in files["orchestrator.log"].splitlines()]
+    assert newest[-1] == "record 199"
