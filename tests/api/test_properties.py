@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
 from schemathesis import Case, GenerationMode
 
+from company_agents.api.callers import MOST_BODY, MOST_SENT
 from company_agents.app import App
 from company_agents.identity.permissions import Role
 from tests.api.conftest import Ask, People, Person, Provider, serving
@@ -32,8 +33,13 @@ from tests.api.traffic import Exchange, Judge, Scene, Traffic, Wire, mark_of
 from tests.api.world import GOOD, Route, World, build_world, routes, with_ids
 from tests.conftest import Tenant
 
-# Schemathesis names its cases by chance; nothing of what is sent hangs on that.
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+pytestmark = [
+    pytest.mark.slow,
+    # All of the traffic is the first test's; a machine that is busy may take long over it.
+    pytest.mark.timeout(300),
+    # Schemathesis names its cases by chance; nothing of what is sent hangs on that.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module"),
+]
 
 ROUTES = routes()
 FITTING, OTHER, REACHING = 5, 5, 200
@@ -298,6 +304,52 @@ async def test_a_key_that_looks_like_code_creates_once_like_any_other(scene: Sce
         first, second = [await ask(token, "POST", path, {"title": "a task"}, key=key) for _ in range(2)]
         assert (first.status_code, second.status_code) == (201, 201), f"{key}: {first.text}"
         assert first.json()["id"] == second.json()["id"] and second.headers["idempotency-replayed"] == "true"
+
+
+# — bodies and pages, as docs/api.md has them —
+
+
+@pytest.mark.parametrize(("operation", "most"), [("createTask", MOST_BODY), ("sendRequest", MOST_SENT)])
+async def test_a_body_is_taken_up_to_its_limit_however_it_is_sent(
+    scene: Scene, http: Any, operation: str, most: int
+) -> None:
+    route = next(route for route in ROUTES if route.operation == operation)
+    call = good(route, scene.mine, scene.tokens["ann"])
+    headers = {name: value.decode() for name, value in call.headers}
+
+    async def pieces(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 65_536):
+            yield body[start : start + 65_536]
+
+    for size, fits in ((most, True), (most + 1, False)):
+        body = (call.body or b"").ljust(size)
+        # As one that says its length, and in chunks that do not.
+        for content in (body, pieces(body)):
+            answer = await http.request(call.method, call.target, headers=headers, content=content)
+            assert answer.is_success if fits else answer.status_code == 413, answer.text
+    assert str(most) in scene.judge.document["components"]["responses"]["TooLarge"]["description"]
+
+
+async def test_following_next_shows_every_entry_once_whatever_the_size_of_a_page(scene: Scene, ask: Ask) -> None:
+    root, token = f"/v1/companies/{scene.mine.ids['cid']}", scene.tokens["an owner"]
+    # Only an event may come on the way, ahead of all others.
+    for path, name in (("tasks", "after"), ("agents", "after"), ("integrations", "after"), ("audit", "before")):
+        whole = await _pages(ask, token, f"{root}/{path}", name, 200)
+        assert len(set(whole)) == len(whole) > 2
+        small = await _pages(ask, token, f"{root}/{path}", name, min(97, len(whole) // 3))
+        assert small[-len(whole) :] == whole and (name == "before" or len(small) == len(whole))
+
+
+async def _pages(ask: Ask, token: str, path: str, name: str, limit: int) -> list[str]:
+    found: list[str] = []
+    query = f"?limit={limit}"
+    while True:
+        page = (await ask(token, "GET", path + query)).json()
+        assert len(page["items"]) <= limit
+        found += [str(entry.get("id") or entry["seq"]) for entry in page["items"]]
+        if page["next"] is None:
+            return found
+        query = f"?limit={limit}&{name}={quote(str(page['next']))}"
 
 
 # — paths and methods —

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from company_agents.api.callers import MOST_BODY, MOST_SENT
 from company_agents.api.problems import MEDIA_TYPE
 from company_agents.api.schemas import Problem
 
@@ -29,7 +30,10 @@ _PROBLEMS: dict[int, tuple[str, str]] = {
     403: ("Refused", "The table of permissions, or a rule, says no."),
     404: ("NotFound", "It does not exist, or not for this caller."),
     409: ("Conflict", "The present state forbids it."),
-    413: ("TooLarge", "The body is too large."),
+    413: (
+        "TooLarge",
+        f"The body is larger than {MOST_BODY} bytes; where an agent sends to a provider, than {MOST_SENT}.",
+    ),
     415: ("NotDeclaredAsJson", "The body is not declared as JSON."),
     422: ("WrongUsage", "A field, an id or a parameter is wrong; or the provider did not accept the token."),
     429: ("TooMany", "Slow down; `Retry-After` says for how long."),

@@ -35,7 +35,7 @@ _HTTP: dict[int, tuple[str, str, str]] = {
     400: ("wrong_usage", "the body cannot be read", "send one JSON object in UTF-8, with no name in it twice"),
     404: ("not_found", "there is no such path", "/v1/openapi.json lists the paths"),
     405: ("method_not_allowed", "this path does not take this method", "the header Allow lists those it takes"),
-    413: ("too_large", "the body is too large", "the documentation of the path says how much it takes"),
+    413: ("too_large", "the body is too large", "/v1/openapi.json says how much a path takes"),
     415: ("unsupported_media_type", "the body is not declared as JSON", "send Content-Type: application/json"),
 }
 
