@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from company_agents.api import api_app
-from company_agents.app import App
+from company_agents.app import App, open_app
 from company_agents.crypto.cipher import unseal
 from company_agents.errors import CompanyAgentsError, Unavailable
 from company_agents.integrations.integrations import Integration
@@ -132,6 +132,25 @@ async def test_where_begun_cannot_be_committed_nothing_is_opened_and_nothing_rea
     # With the cause gone, it works as if nothing had been.
     await USES[use](app, here, integration)
     assert opened.events == [["credential.begun"]]
+
+
+async def test_a_chain_whose_end_was_deleted_takes_no_event_so_that_nothing_is_opened_unrecorded(
+    app: App, tenant: MakeTenant, superuser: Past, provider: Server, opened: Opened
+) -> None:
+    here = await tenant()
+    await connect_integration(app, here, provider)
+    [end] = await sql(superuser, "DELETE FROM audit_heads WHERE chain = %(c)s RETURNING *", c=here.company.id)
+    async with open_app(app.settings) as later:
+        # One that knows the end, and one that has only just started.
+        for instance in (app, later):
+            with pytest.raises(Unavailable, match="the end of a chain is not where it was left"):
+                await instance.requests.request(here.agent, "generic", "GET", "/things")
+            with pytest.raises(Unavailable):
+                await instance.audit.append(here.company.id, "test.lost")
+    assert (opened.events, provider.connections) == ([], 0)
+    await sql(superuser, "INSERT INTO audit_heads VALUES (%(chain)s, %(seq)s, %(mac)s)", **end)
+    assert (await app.requests.request(here.agent, "generic", "GET", "/things")).status == 200
+    assert (await app.events.verify(here.company.id)).faults == ()
 
 
 async def test_each_door_says_clearly_that_nothing_can_be_recorded(

@@ -97,6 +97,35 @@ async def test_two_logs_that_append_to_many_chains_at_once_leave_whole_chains(ap
         assert (found.count("first"), found.count("second"), len(found)) == (20, 20, 40)
 
 
+async def test_of_many_logs_that_append_to_one_chain_none_is_refused_for_being_slower(
+    app: App, tenant: MakeTenant
+) -> None:
+    company = (await tenant()).company.id
+    async with contextlib.AsyncExitStack() as stack:
+        logs = [await stack.enter_async_context(another_log(app)) for _ in range(8)]
+
+        async def append(log: AuditLog, name: str) -> None:
+            for _ in range(30):
+                await log.append(company, "test.many", by=name)
+
+        await asyncio.gather(*(append(log, str(n)) for n, log in enumerate(logs)))
+    found = await many(app, company)
+    assert {name: found.count(name) for name in found} == {str(n): 30 for n in range(8)}
+
+
+async def test_logs_that_hold_several_chains_at_once_do_not_wait_for_each_other_forever(
+    app: App, tenant: MakeTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "FREE_ATTEMPTS", 1)
+    companies = [(await tenant()).company.id for _ in range(3)]
+    async with another_log(app) as first, another_log(app) as second, another_log(app) as third:
+        for _ in range(30):
+            waiting = [log.append(it, "test.many", by="x") for log in (first, second, third) for it in companies]
+            await asyncio.wait_for(asyncio.gather(*waiting), 30)
+    for company in companies:
+        assert len(await many(app, company)) == 90
+
+
 async def test_processes_that_append_to_one_chain_at_once_leave_a_whole_chain(app: App, tenant: MakeTenant) -> None:
     company = (await tenant()).company.id
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -5,7 +5,7 @@ The pool, and transactions that see one scope.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from company_agents.errors import Busy, CompanyAgentsError, Conflict, Unavailabl
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]
+CommitEvents = Callable[[Sequence[Any]], Awaitable[list[Row]]]
 
 # What a waiting caller is told after: longer than any of our transactions, shorter than a client's patience.
 POOL_WAIT = 10.0
@@ -137,6 +138,21 @@ class Database:
     async def commit_events(self, params: Sequence[Any]) -> list[Row]:
         """The audit committer's statement, over the connection that is kept for it."""
         return await self._ask(self._committer, "audit_append", params)
+
+    @contextlib.asynccontextmanager
+    async def holding_chains(self, chains: str) -> AsyncIterator[tuple[list[Row], CommitEvents]]:
+        """The ends of these chains, which nobody else can move meanwhile, and the committer's statement for them."""
+        with translated():
+            async with self._committer.connection() as connection, connection.transaction():
+                await connection.execute(statements()["audit_hold_time"])
+                ends = await (await connection.execute(statements()["audit_hold"], (chains,), binary=True)).fetchall()
+
+                async def commit(params: Sequence[Any]) -> list[Row]:
+                    return await (
+                        await connection.execute(statements()["audit_append"], params, binary=True)
+                    ).fetchall()
+
+                yield ends, commit
 
     async def _ask(self, pool: AsyncConnectionPool[Connection], query: str, params: Sequence[Any]) -> list[Row]:
         with translated():

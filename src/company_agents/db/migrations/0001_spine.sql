@@ -397,7 +397,8 @@ BEGIN
 END $$;
 
 -- Append linked events to their chains, if each chain still ends where the caller linked them; the
--- chains that have moved on are returned with their ends, and nothing was appended to those. The
+-- chains that have moved on are returned with their ends, and nothing was appended to those: 0 is the end of one
+-- that has lost it. The
 -- chains come sorted, so that two replicas wait for each other in one order. Records come as one text,
 -- a line each, and MACs as one value of 32 bytes each: arrays of them take longer to write than to store.
 CREATE FUNCTION audit_append(chains uuid[], base_seqs bigint[], base_macs bytea, counts int[], records text,
@@ -429,8 +430,23 @@ BEGIN
                    substring(macs FROM (done + e.n::int - 1) * 32 + 1 FOR 32)
             FROM unnest(lines[done + 1 : done + counts[i]]) WITH ORDINALITY AS e (line, n);
         ELSE
-            RETURN QUERY SELECT h.chain, h.seq, h.mac FROM audit_heads h WHERE h.chain = chains[i];
+            RETURN QUERY SELECT chains[i], coalesce(h.seq, 0), coalesce(h.mac, '')
+                         FROM (SELECT) AS always LEFT JOIN audit_heads h ON h.chain = chains[i];
         END IF;
         done := done + counts[i];
+    END LOOP;
+END $$;
+
+-- The ends of chains, held to the end of the transaction: what is linked to them then fits. The chains come sorted.
+CREATE FUNCTION audit_hold(chains uuid[]) RETURNS TABLE (chain uuid, seq bigint, mac bytea) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    the_instance uuid := (SELECT id FROM instance);
+BEGIN
+    FOR i IN 1 .. cardinality(chains) LOOP
+        PERFORM set_config('company_agents.company',
+                           CASE WHEN chains[i] = the_instance THEN '' ELSE chains[i]::text END, true),
+                set_config('company_agents.instance', CASE WHEN chains[i] = the_instance THEN 'on' ELSE '' END, true);
+        RETURN QUERY SELECT h.chain, h.seq, h.mac FROM audit_heads h WHERE h.chain = chains[i] FOR UPDATE;
     END LOOP;
 END $$;

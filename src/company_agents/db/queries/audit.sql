@@ -1,6 +1,13 @@
 -- name: audit_append
 SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s, %s::int[], %s, %s, %s);
 
+-- name: audit_hold_time
+-- A replica that stands still while it holds them loses its connection, and the others go on.
+SET LOCAL idle_in_transaction_session_timeout = '5s';
+
+-- name: audit_hold
+SELECT * FROM audit_hold(%s::uuid[]);
+
 -- name: audit_chain
 SELECT seq, record, audit_key, mac FROM audit_events WHERE chain = %(chain)s ORDER BY seq;
 
