@@ -332,6 +332,8 @@ async def test_a_body_is_taken_up_to_its_limit_however_it_is_sent(
 
 async def test_following_next_shows_every_entry_once_whatever_the_size_of_a_page(scene: Scene, ask: Ask) -> None:
     root, token = f"/v1/companies/{scene.mine.ids['cid']}", scene.tokens["an owner"]
+    for _ in range(3):
+        await scene.furnished(ROUTES[0])
     # Only an event may come on the way, ahead of all others.
     for path, name in (("tasks", "after"), ("agents", "after"), ("integrations", "after"), ("audit", "before")):
         whole = await _pages(ask, token, f"{root}/{path}", name, 200)
