@@ -27,6 +27,9 @@ from tests.promises.canary.provider import ECHOES, echoing_slack
 from tests.promises.canary.search import Place, token_like
 from tests.promises.canary.story import Story
 
+# The story is told once, for all tests of this file, while the first of them waits.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 KINDS = ["doors", "processes", "tables", "database files", "home", "after the crash"]
 
 
@@ -96,12 +99,16 @@ def _search(told: Told, kind: str, kept: Iterable[Place]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_secret_is_found_in(told: Told, kind: str) -> None:
-    assert not told.found[kind], "\n".join(told.found[kind])
+    assert not told.found[kind], "\n".join(told.found[kind][:50])
 
 
 def test_the_provider_did_send_the_credential_back_in_every_form(told: Told) -> None:
     forms = {*ECHOES, "elsewhere", "onwards"}
     assert told.story.removed >= {f"{form} from {name}" for form in forms for name in ("by-cli", "by-page", "generic")}
+
+
+def test_no_credential_went_to_another_host(told: Told) -> None:
+    assert told.story.slack.elsewhere.seen == []
 
 
 def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> None:

@@ -14,12 +14,10 @@ from tests.promises.canary.search import made_up
 from tests.promises.canary.story import Story
 
 
-def by_agents(story: Story, secret: str) -> None:
-    """In a call of a tool, and in what is around it."""
-    doors, ann = story.doors, story.tokens["ann"]
+def _calls(secret: str) -> list[tuple[str, Any]]:
     good: dict[str, Any] = {"integration": "by-cli", "method": "GET", "path": "/api/fine"}
     segment = quote(secret, safe="")
-    wrong: list[tuple[str, Any]] = [
+    return [
         ("whoami", {secret: 1}),
         ("whoami", secret),
         ("whoami", [secret]),
@@ -43,7 +41,13 @@ def by_agents(story: Story, secret: str) -> None:
             for headers in ({secret: "x"}, {secret: "\0"}, {"X-A": f"{secret}\0"}, {"X-A": secret}, {"X-A": [secret]})
         ),
     ]
-    for tool, arguments in wrong:
+
+
+def by_agents(story: Story, secret: str) -> None:
+    """In a call of a tool, and in what is around it."""
+    doors, ann = story.doors, story.tokens["ann"]
+    segment = quote(secret, safe="")
+    for tool, arguments in _calls(secret):
         spelled = json.dumps(arguments).replace(json.dumps(secret)[1:-1], "…")
         doors.tool(ann, tool, arguments, name=f"tool {'…' if tool == secret else tool} with {spelled}")
     doors.rpc(ann, secret, {}, name="method …")
@@ -64,6 +68,27 @@ def by_agents(story: Story, secret: str) -> None:
     doors.http("POST", "/mcp", secret.encode(), {**bearer(ann), "Content-Type": "application/json"}, name="a body …")
 
 
+def _bodies(secret: str, good: dict[str, Any]) -> list[Any]:
+    urls = (f"https://u:{secret}@a.example", f"https://{quote(secret, safe='')}", secret, f"https://a.example/{secret}")
+    switches = ("provider", "header", "allow_private_network", "allow_all", "allow")
+    return [
+        {secret: 1},
+        {**good, secret: 1},
+        *(
+            {**good, name: value}
+            for name in ("provider", "name", "token")
+            for value in ([secret], {secret: 1}, secret * 20)
+        ),
+        *({**good, "base_url": url} for url in urls),
+        *({**good, name: secret} for name in switches),
+        {**good, "allow": [secret]},
+        secret,
+        [secret],
+        secret.encode(),
+        b'{"token": "' + secret.encode(),
+    ]
+
+
 def by_programs(story: Story, secret: str) -> None:
     """In a request to the REST door."""
     doors, token, segment = story.doors, story.operator_token, quote(secret, safe="")
@@ -75,27 +100,7 @@ def by_programs(story: Story, secret: str) -> None:
     for query in ("after", "limit", "before", "unknown", "token"):
         doors.rest(token, "GET", f"{api}/audit?{query}={segment}", name=f"GET audit?{query}=…")
         doors.http("GET", f"{api}/audit?{query}={segment}", name=f"GET audit?{query}=… by nobody")
-    wrong: list[Any] = [
-        {secret: 1},
-        {**good, secret: 1},
-        *(
-            {**good, name: value}
-            for name in ("provider", "name", "token")
-            for value in ([secret], {secret: 1}, secret * 20)
-        ),
-        {**good, "provider": secret},
-        *(
-            {**good, "base_url": url}
-            for url in (f"https://u:{secret}@a.example", f"https://{segment}", secret, f"https://a.example/{segment}")
-        ),
-        *({**good, name: secret} for name in ("header", "allow_private_network", "allow_all", "allow")),
-        {**good, "allow": [secret]},
-        secret,
-        [secret],
-        secret.encode(),
-        b'{"token": "' + secret.encode(),
-    ]
-    for number, body in enumerate(wrong):
+    for number, body in enumerate(_bodies(secret, good)):
         doors.rest(token, "POST", f"{api}/integrations", body, name=f"wrong body {number}")
     for headers in (
         {"Content-Type": secret},
@@ -195,7 +200,7 @@ def in_settings(story: Story, secret: str) -> None:
         assert done.status == 78, done
         story.doors.keep(f"what is said to a wrong config.toml {number}", (done.out + done.err).encode())
     file.unlink()
-    for name in ("COMPANY_AGENTS_PORT", "COMPANY_AGENTS_DATABASE_POOL", "DATABASE_URL", "MASTER_KEY_SOURCE"):
+    for name in ("COMPANY_AGENTS_PORT", "DATABASE_URL", "MASTER_KEY_SOURCE"):
         machine = dataclasses.replace(story.machine, more={**story.machine.more, name: secret})
         done = machine.run("company", "list")
         assert done.status == 78, done

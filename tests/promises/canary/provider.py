@@ -125,7 +125,7 @@ class EchoingSlack:
         if shape in ECHOES or shape in FAULTS:
             return (ECHOES | FAULTS)[shape](token)
         if shape == "elsewhere":
-            return Echo(token, {"Location": f"{self.elsewhere.url}/?t=".encode() + token}, b"302 Found")
+            return Echo(token, {"Location": f"{self.elsewhere.url}/?t={quote(token)}".encode()}, b"302 Found")
         if shape == "onwards":
             return Echo(token, {"Location": b"/echo/plain?t=" + quote(token).encode()}, b"307 Temporary Redirect")
         if shape == "hold":
