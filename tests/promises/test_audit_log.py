@@ -22,7 +22,7 @@ from company_agents.db.database import Database
 from company_agents.errors import Unavailable
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
-from tests.promises.evidence import recorded
+from tests.promises.evidence import Past, recorded, sql
 
 MakeTenant = Callable[[], Awaitable[Tenant]]
 
@@ -172,6 +172,31 @@ async def test_a_chain_is_whole_to_whoever_proves_it_while_it_grows(app: App, te
 async def _grow(app: App, company: UUID) -> None:
     for _ in range(100):
         await asyncio.gather(*(app.audit.append(company, "test.many", by="app") for _ in range(5)))
+
+
+async def test_a_chain_that_has_lost_its_end_does_not_stop_the_others(
+    app: App, tenant: MakeTenant, superuser: Past
+) -> None:
+    broken, *others = [(await tenant()).company.id for _ in range(3)]
+    [end] = await sql(superuser, "DELETE FROM audit_heads WHERE chain = %(c)s RETURNING *", c=broken)
+    try:
+        async with another_log(app) as fresh:
+            for log in (app.audit, fresh):
+                for company in (broken, *others):
+                    log.note(company, "test.noted")
+                waiting = [log.append(company, "test.many", by="x") for company in (broken, *others)]
+                refused, *written = await asyncio.gather(*waiting, return_exceptions=True)
+                assert isinstance(refused, Unavailable)
+                assert written == [None, None]
+            await sql(superuser, "INSERT INTO audit_heads VALUES (%(chain)s, %(seq)s, %(mac)s)", **end)
+    finally:
+        await sql(
+            superuser, "INSERT INTO audit_heads VALUES (%(chain)s, %(seq)s, %(mac)s) ON CONFLICT DO NOTHING", **end
+        )
+    # Once each: what was written is not written again with what was not, and what was only noted has waited.
+    for company, appended in ((broken, 0), *((company, 2) for company in others)):
+        assert len(await many(app, company)) == appended
+        assert len(await recorded(app, company, "test.noted")) == 2
 
 
 # — refusals —

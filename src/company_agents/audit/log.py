@@ -151,57 +151,65 @@ class AuditLog:
             self._flush_folds(everything=False)
             while self._queue:
                 batch, self._queue = self._queue[:MOST_IN_A_BATCH], self._queue[MOST_IN_A_BATCH:]
-                if not await self._commit(batch) and self._closing:
+                # One that was under way when the stop came is not the last: what it met may be over.
+                last = self._closing
+                if not await self._commit(batch) and last:
+                    log.error("%d audit events are lost with this stop", len(self._queue))
                     return
             if self._closing:
                 return
 
     async def _commit(self, batch: list[_Pending]) -> bool:
+        left: dict[UUID, list[_Pending]] = {}
+        for pending in batch:
+            left.setdefault(pending.chain, []).append(pending)
         try:
-            await self._link_and_write(batch)
+            await self._link_and_write(left)
         except Exception as error:
             self._heads.clear()
+            if isinstance(error, Tampered) and len(left) > 1:
+                # One chain that takes no event is no reason to refuse the others theirs.
+                return all([await self._commit(events) for events in left.values()])
             log.warning("the audit log could not be written", exc_info=error)
-            problem = error if isinstance(error, CompanyAgentsError) else Failed("the audit event could not be written")
-            for pending in batch:
-                if pending.waiter is not None and not pending.waiter.done():
-                    pending.waiter.set_exception(Unavailable(f"the audit log cannot be written: {problem.sentence}"))
-            # What nobody waits for is tried again with what comes next; what somebody waited for was refused.
-            kept = [pending for pending in batch if pending.waiter is None]
-            if self._closing and kept:
-                log.error("%d audit events are lost with this stop", len(kept))
-            self._queue[:0] = kept[-MOST_FOLDS:]
-            if kept and not self._closing:
-                await asyncio.sleep(LINGER)
+            await self._give_up([pending for events in left.values() for pending in events], error)
             return False
-        for pending in batch:
-            if pending.waiter is not None and not pending.waiter.done():
-                pending.waiter.set_result(None)
         return True
 
-    async def _link_and_write(self, batch: list[_Pending]) -> None:
-        number, key = await self.key()
-        by_chain: dict[UUID, list[str]] = {}
+    async def _give_up(self, batch: list[_Pending], error: Exception) -> None:
+        problem = error if isinstance(error, CompanyAgentsError) else Failed("the audit event could not be written")
         for pending in batch:
-            by_chain.setdefault(pending.chain, []).append(pending.record)
+            if pending.waiter is not None and not pending.waiter.done():
+                pending.waiter.set_exception(Unavailable(f"the audit log cannot be written: {problem.sentence}"))
+        # What nobody waits for is tried again with what comes next; what somebody waited for was refused.
+        kept = [pending for pending in batch if pending.waiter is None]
+        self._queue[:0] = kept[-MOST_FOLDS:]
+        if kept and not self._closing:
+            await asyncio.sleep(LINGER)
+
+    async def _link_and_write(self, left: dict[UUID, list[_Pending]]) -> None:
+        """Write what is left, chain by chain; what is written is taken out, and who waits for it is told."""
+        number, key = await self.key()
         for _ in range(FREE_ATTEMPTS):
-            moved = await self._write(number, key, by_chain, self.db.commit_events)
-            if not moved:
+            moved = await self._write(number, key, left, self.db.commit_events)
+            _written(left, moved)
+            if not left:
                 return
             # Another replica wrote to these chains: link to their new ends, and only these again.
-            by_chain = {chain: records for chain, records in by_chain.items() if chain in moved}
             self._heads.update(moved)
         # The others are quicker each time, as one that is nearer to the database is: nobody is while these are held.
-        async with self.db.holding_chains(array_text(sorted(by_chain))) as (ends, commit):
+        async with self.db.holding_chains(array_text(sorted(left))) as (ends, commit):
             self._heads.update(_heads(ends))
-            if await self._write(number, key, by_chain, commit):
-                raise _lost_end()
+            moved = await self._write(number, key, left, commit)
+        _written(left, moved)
+        if left:
+            raise Unavailable("the audit log is too busy")
 
     async def _write(
-        self, number: int, key: Sensitive, by_chain: dict[UUID, list[str]], commit: CommitEvents
+        self, number: int, key: Sensitive, left: dict[UUID, list[_Pending]], commit: CommitEvents
     ) -> dict[UUID, Head]:
         """Link and write. Returns the chains that have moved on, with their ends; nothing was written to those."""
-        chains = sorted(by_chain)
+        chains = sorted(left)
+        by_chain = {chain: [pending.record for pending in left[chain]] for chain in chains}
         bases = [self._heads.get(chain, Head()) for chain in chains]
         heads, macs = [], []
         for chain, head in zip(chains, bases, strict=True):
@@ -221,10 +229,9 @@ class AuditLog:
         ]
         try:
             moved = _heads(await commit(params))
-        except Conflict as error:  # there are events where the chain should end
-            raise _lost_end() from error
-        if any(head.seq == 0 for head in moved.values()):
-            raise _lost_end()
+        except (Conflict, Tampered) as error:
+            # There are events where the chain should end, or it has no end any more. Nothing was written.
+            raise Tampered("the end of a chain is not where it was left") from error
         self._heads.update({chain: head for chain, head in zip(chains, heads, strict=True) if chain not in moved})
         return moved
 
@@ -233,8 +240,11 @@ def _heads(rows: list[Row]) -> dict[UUID, Head]:
     return {row["chain"]: Head(row["seq"], row["mac"]) for row in rows}
 
 
-def _lost_end() -> Tampered:
-    return Tampered("the end of a chain is not where it was left", hint="`company-agents audit verify` names the chain")
+def _written(left: dict[UUID, list[_Pending]], moved: dict[UUID, Head]) -> None:
+    for chain in [chain for chain in left if chain not in moved]:
+        for pending in left.pop(chain):
+            if pending.waiter is not None and not pending.waiter.done():
+                pending.waiter.set_result(None)
 
 
 def _plain(value: Any) -> Any:

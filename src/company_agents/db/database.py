@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from company_agents.db.gathered import Gathered
 from company_agents.db.logins import Logins
 from company_agents.db.sql import statements
-from company_agents.errors import Busy, CompanyAgentsError, Conflict, Unavailable, WrongUsage
+from company_agents.errors import Busy, CompanyAgentsError, Conflict, Tampered, Unavailable, WrongUsage
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]
@@ -209,6 +209,8 @@ def translated() -> Iterator[None]:
         raise
     except psycopg.errors.UniqueViolation as error:
         raise Conflict("there is one of this name already", hint="choose another name", code="duplicate") from error
+    except psycopg.errors.DataCorrupted as error:
+        raise Tampered("a row is missing without which this cannot be written") from error
     except (
         psycopg.errors.LockNotAvailable,
         psycopg.errors.SerializationFailure,

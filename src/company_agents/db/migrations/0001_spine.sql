@@ -397,8 +397,8 @@ BEGIN
 END $$;
 
 -- Append linked events to their chains, if each chain still ends where the caller linked them; the
--- chains that have moved on are returned with their ends, and nothing was appended to those: 0 is the end of one
--- that has lost it. The
+-- chains that have moved on are returned with their ends, and nothing was appended to those. With one that has
+-- lost its end, nothing is appended at all. The
 -- chains come sorted, so that two replicas wait for each other in one order. Records come as one text,
 -- a line each, and MACs as one value of 32 bytes each: arrays of them take longer to write than to store.
 CREATE FUNCTION audit_append(chains uuid[], base_seqs bigint[], base_macs bytea, counts int[], records text,
@@ -430,8 +430,10 @@ BEGIN
                    substring(macs FROM (done + e.n::int - 1) * 32 + 1 FOR 32)
             FROM unnest(lines[done + 1 : done + counts[i]]) WITH ORDINALITY AS e (line, n);
         ELSE
-            RETURN QUERY SELECT chains[i], coalesce(h.seq, 0), coalesce(h.mac, '')
-                         FROM (SELECT) AS always LEFT JOIN audit_heads h ON h.chain = chains[i];
+            RETURN QUERY SELECT h.chain, h.seq, h.mac FROM audit_heads h WHERE h.chain = chains[i];
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'a chain has lost its end' USING ERRCODE = 'data_corrupted';
+            END IF;
         END IF;
         done := done + counts[i];
     END LOOP;
