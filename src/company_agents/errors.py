@@ -117,8 +117,14 @@ class TooMany(Refused):
     http_status = 429
 
     def __init__(self, sentence: str | None = None, *, retry_after: int, hint: str = "") -> None:
-        super().__init__(sentence, hint=hint or f"try again in {retry_after} seconds")
+        super().__init__(sentence, hint=hint or f"try again in {_spoken(retry_after)}")
         self.retry_after = retry_after
+
+
+def _spoken(seconds: int) -> str:
+    if seconds > 120:
+        return f"{-(-seconds // 60)} minutes"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
 class Unavailable(CompanyAgentsError):

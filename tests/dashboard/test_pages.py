@@ -15,9 +15,9 @@ import pytest
 from company_agents.app import App
 from company_agents.dashboard import words
 from company_agents.dashboard.pages import PAGES
-from company_agents.dashboard.render import FOLDER, ago, lasting, machine, sentence, utc
+from company_agents.dashboard.render import FOLDER, ago, lasting, machine, marked, sentence, utc
 from company_agents.dashboard.visit import Page
-from company_agents.errors import Failed
+from company_agents.errors import Failed, TooMany
 from company_agents.identity.permissions import DANGEROUS, Permission, Role
 from company_agents.sensitive import Sensitive
 from tests.dashboard.people import LOCAL, PASSWORD, Person, client, join, member, owner, text_of
@@ -197,7 +197,7 @@ async def test_too_many_failures_say_how_long_to_wait(app: App) -> None:
     assert found.status_code == 429
     assert int(found.headers["Retry-After"]) > 0
     assert "Too many failed attempts." in found.text
-    assert re.search(r"Try again in \d+ seconds", found.text)
+    assert re.search(r"Try again in \d+ (second|minute)s?\b", found.text)
 
 
 async def test_a_session_that_was_ended_elsewhere_is_over(app: App) -> None:
@@ -398,6 +398,10 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         assert "integration.checked" not in agents.text
         assert "agent.created" in agents.text
         assert "Use of an integration refused" in (await browser.get(audit, params={"kind": "integration."})).text
+        # Kinds that are only in the other log are not offered.
+        assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {"credential", "integration", "agent", "secret"}
+        instance = await browser.get("/audit")
+        assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {"operator", "token", "key", "secret"}
         assert (await browser.get(audit, params={"before": "x"})).status_code == 422
         assert "The chain is whole" in (await browser.get(f"{audit}/verify")).text
 
@@ -410,8 +414,23 @@ def test_a_notice_comes_from_our_own_list() -> None:
 def test_an_event_that_nobody_has_words_for_is_spelled_out() -> None:
     found = {"seq": 1, "at": "2026-01-02T03:04:05+00:00", "action": "key.rotation_ended", "rows": 3, "done": True}
     event = words.event(found, {})
-    assert (event.what, event.who) == ("Key: rotation ended", "Nobody we know")
+    assert (event.what, event.who) == ("Key: rotation ended", "The orchestrator")
+    assert words.event({**found, "decision": "refused"}, {}).who == "Nobody we know"
     assert [(fact.label, fact.value) for fact in event.facts] == [("rows", "3"), ("done", "yes")]
+
+
+def test_refusals_that_were_counted_say_how_often_in_words() -> None:
+    found = {"seq": 1, "at": "2026-01-02T03:04:05+00:00", "action": "token.refused", "repeated": 7}
+    assert [(fact.label, fact.value) for fact in words.event(found, {}).facts] == [("repeated", "7 more times")]
+    assert words.event({**found, "repeated": 1}, {}).facts[0].value == "once more"
+
+
+async def test_the_overview_says_what_the_latest_events_are_about(app: App, somebody: Person, tenant: Any) -> None:
+    here = await tenant()
+    await app.agents.create(here.local, "carol")
+    async with somebody.client() as browser:
+        found = await browser.get(f"/companies/{here.company.id}")
+    assert re.search(r"Agent hired</strong>: carol", found.text)
 
 
 # — errors and words —
@@ -439,6 +458,9 @@ async def test_errors_are_pages_with_a_sentence(app: App, somebody: Person, tena
         taken = await browser.post("/companies/new", data={"name": here.company.name})
     assert [nowhere.status_code, method.status_code, unknown.status_code, taken.status_code] == [404, 405, 404, 409]
     assert "This page does not exist." in nowhere.text
+    # Whoever is signed in is not told to sign in.
+    assert "To the start" in nowhere.text
+    assert "Sign out" in nowhere.text
     assert "This integration does not exist." in unknown.text
     # The command line's hint is not for a page.
     assert "company-agents integration list" not in unknown.text
@@ -451,6 +473,13 @@ async def test_errors_are_pages_with_a_sentence(app: App, somebody: Person, tena
     [
         *((0, "just now"), (59, "just now"), (60, "1 minute ago"), (200, "3 minutes ago"), (3600, "1 hour ago")),
         *((90_000, "1 day ago"), (40 * 86_400, "1 month ago"), (-30, "in less than a minute"), (-7200, "in 2 hours")),
+        # What is to come is said to the nearest: a token made for thirty days does not begin with 29.
+        *(
+            (-30 * 86_400 + 60, "in 30 days"),
+            (-12 * 3600 + 5, "in 12 hours"),
+            (-89, "in 1 minute"),
+            (7199, "1 hour ago"),
+        ),
     ],
 )
 def test_how_long_ago_is_said_in_one_unit(seconds: int, said: str) -> None:
@@ -461,13 +490,28 @@ def test_how_long_ago_is_said_in_one_unit(seconds: int, said: str) -> None:
 def test_since_when_is_said_in_one_unit() -> None:
     now = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
     assert lasting(now - timedelta(hours=2), now) == "for 2 hours"
-    assert lasting(now, now) == "since just now"
+    assert lasting(now, now) == "for less than a minute"
+    # Another machine's clock may be ahead.
+    assert lasting(now + timedelta(minutes=2), now) == "for less than a minute"
 
 
 def test_times_are_in_utc() -> None:
     at = datetime.fromisoformat("2026-03-04T01:02:03+02:00")
     assert utc(at) == "3 Mar 2026, 23:02 UTC"
     assert machine(at) == "2026-03-03T23:02:03Z"
+
+
+def test_what_stands_between_backticks_is_code_and_all_of_it_is_escaped() -> None:
+    assert marked("run `a <b>` & `c`, then go on") == "run <code>a &lt;b&gt;</code> &amp; <code>c</code>, then go on"
+    assert marked("nothing <i>of it</i>") == "nothing &lt;i&gt;of it&lt;/i&gt;"
+    assert marked("a lone ` one") == "a lone <code> one</code>"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1, "1 second"), (30, "30 seconds"), (121, "3 minutes"), (900, "15 minutes")]
+)
+def test_how_long_to_wait_is_said_as_people_say_it(seconds: int, said: str) -> None:
+    assert TooMany(retry_after=seconds).hint == f"try again in {said}"
 
 
 def test_an_error_becomes_a_sentence() -> None:

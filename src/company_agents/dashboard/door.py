@@ -93,11 +93,18 @@ class _Errors:
 
     async def ours(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, CompanyAgentsError)
-        visit: Visit = getattr(request.state, "visit", None) or Visit(self._app, request)
+        visit: Visit = getattr(request.state, "visit", None) or await self._visit(request)
         response = visit.page("error.html", status=error.http_status, error=error)
         if isinstance(error, TooMany):
             response.headers["Retry-After"] = str(error.retry_after)
         return response
+
+    async def _visit(self, request: Request) -> Visit:
+        """Where there is no page: who asked for it, so that nobody is told to sign in who is."""
+        try:
+            return await visit_of(self._app, request)
+        except CompanyAgentsError:
+            return Visit(self._app, request)
 
     async def of_http(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jinja2
 import segno
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from company_agents.dashboard import words
 from company_agents.errors import CompanyAgentsError
@@ -36,7 +36,14 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        ago=ago, lasting=lasting, utc=utc, machine=machine, sentence=sentence, hint=words.hint, plural=plural
+        ago=ago,
+        lasting=lasting,
+        utc=utc,
+        machine=machine,
+        sentence=sentence,
+        hint=words.hint,
+        plural=plural,
+        marked=marked,
     )
     environment.globals.update(static=static, notice=words.notice, browser_name=words.browser_name)
     environment.globals["ui"] = environment.get_template("parts.html").module
@@ -55,7 +62,9 @@ def ago(at: datetime, now: datetime | None = None) -> str:
     seconds = ((now or datetime.now(UTC)) - at).total_seconds()
     for unit, length in _UNITS:
         if abs(seconds) >= length:
-            spoken = plural(int(abs(seconds) // length), unit)
+            # What has passed is counted whole; what is to come, to the nearest: thirty days less a moment are no 29.
+            count = int(seconds // length) if seconds > 0 else round(-seconds / length)
+            spoken = plural(count, unit)
             return f"{spoken} ago" if seconds > 0 else f"in {spoken}"
     return "just now" if seconds >= 0 else "in less than a minute"
 
@@ -63,7 +72,7 @@ def ago(at: datetime, now: datetime | None = None) -> str:
 def lasting(at: datetime, now: datetime | None = None) -> str:
     """Since when something has been so, in one unit."""
     spoken = ago(at, now)
-    return f"for {spoken.removesuffix(' ago')}" if spoken.endswith(" ago") else f"since {spoken}"
+    return f"for {spoken.removesuffix(' ago')}" if spoken.endswith(" ago") else "for less than a minute"
 
 
 def utc(at: datetime) -> str:
@@ -82,6 +91,15 @@ def sentence(text: str | CompanyAgentsError) -> str:
     if not said:
         return ""
     return said[0].upper() + said[1:] + ("" if said[-1] in ".?!…" else ".")
+
+
+def marked(text: str) -> Markup:
+    """A text of ours for a page: what stands between backticks, as in a terminal, is code."""
+    plain, *rest = text.split("`")
+    parts = [escape(plain)]
+    for code, after in zip(rest[::2], [*rest[1::2], ""], strict=False):
+        parts.append(Markup("<code>{}</code>{}").format(code, after))
+    return Markup("").join(parts)
 
 
 def plural(count: int, noun: str) -> str:

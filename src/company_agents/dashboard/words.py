@@ -69,15 +69,20 @@ EVENTS = {
     "operator.token_revoked": "Operator token revoked",
 }
 
-# Prefixes that the audit page offers as filters, and what they are called there.
+# Prefixes that the audit page offers as filters, and what they are called there: for a company, and for the instance.
 FILTERS = {
     "": "Everything",
     "credential.": "Uses of credentials",
     "integration.": "Integrations",
     "agent.": "Agents",
+    "secret.": "Altered secrets",
+}
+INSTANCE_FILTERS = {
+    "": "Everything",
     "operator.": "People",
-    "token.": "Tokens",
+    "token.": "Refused tokens",
     "key.": "Master key",
+    "secret.": "Altered secrets",
 }
 
 # Facts of an event that its other columns show, or that say nothing to a person.
@@ -127,8 +132,8 @@ def event(found: dict[str, Any], names: dict[str, str]) -> Event:
         at=datetime.fromisoformat(found["at"]),
         action=action,
         what=EVENTS.get(action) or _spelled(action),
-        who=_who(str(found.get("actor", "")), names),
-        refused=found.get("decision") == "refused",
+        who=_who(found, names),
+        refused=_is_refused(found),
         failed="error" in found or action == "secret.tampered",
         facts=_facts(found, names),
     )
@@ -138,10 +143,15 @@ def _spelled(action: str) -> str:
     return action.replace(".", ": ").replace("_", " ").capitalize()
 
 
-def _who(actor: str, names: dict[str, str]) -> str:
-    kind, _, name = actor.partition(":")
-    if not actor:
-        return "Nobody we know"
+def _is_refused(found: dict[str, Any]) -> bool:
+    return found.get("decision") == "refused"
+
+
+def _who(found: dict[str, Any], names: dict[str, str]) -> str:
+    kind, _, name = str(found.get("actor", "")).partition(":")
+    if not kind:
+        # Who is refused may be anybody; what is done in nobody's name, is done by the orchestrator.
+        return "Nobody we know" if _is_refused(found) else "The orchestrator"
     if kind == "local":
         return f"{name}, on the command line" if name != "start" else "The orchestrator"
     return names.get(name, f"{kind} {name[:8]}")
@@ -158,7 +168,11 @@ def _facts(found: dict[str, Any], names: dict[str, str]) -> list[Fact]:
     rest = [label for label in found if label not in _SHOWN_ELSEWHERE and label not in _FIRST]
     for label in (*(label for label in _FIRST if label in found), *rest):
         # The use's id binds its two events together; the beginning of it is enough for that.
-        value = str(found[label])[:8] if label == "use" else _value(found[label], names)
+        value = _value(found[label], names)
+        if label == "use":
+            value = value[:8]
+        elif label == "repeated":
+            value = "once more" if value == "1" else f"{value} more times"
         if not any(fact.value == value and label == "name" for fact in facts):
             facts.append(Fact(label.replace("_", " "), value))
     return facts

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from company_agents.dashboard.forms import number
 from company_agents.dashboard.named import events_of
 from company_agents.dashboard.visit import Page, Visit
-from company_agents.dashboard.words import FILTERS
+from company_agents.dashboard.words import FILTERS, INSTANCE_FILTERS
 from company_agents.identity.permissions import Permission
 
 ON_A_PAGE = 50
@@ -24,11 +24,12 @@ _BATCH = 1000
 async def show_events(visit: Visit) -> Response:
     """The newest events first, those of one kind if asked for."""
     prefix = visit.query("kind") or ""
-    if prefix not in FILTERS:
+    filters = FILTERS if visit.company else INSTANCE_FILTERS
+    if prefix not in filters:
         prefix = ""
     found, older = await _matching(visit, prefix, number(visit.query("before")))
     return visit.page(
-        "audit.html", events=await events_of(visit, found), older=older, filters=FILTERS, kind=prefix, base=_base(visit)
+        "audit.html", events=await events_of(visit, found), older=older, filters=filters, kind=prefix, base=_base(visit)
     )
 
 
