@@ -212,9 +212,10 @@ async def _every_page(app: App, caller: Caller, integration: Any, agent: Any) ->
     return {**dict.fromkeys(signed_in, "in"), "/sign-in": "out", f"/join?token={link.reveal_text()}": "out"}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+# 320: what is left of a desktop's width where somebody has made the text four times as large (WCAG 2.2, 1.4.10).
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 390), ("light", 320)])
 async def test_no_page_scrolls_sideways_on_a_small_screen(
-    app: App, somebody: Person, tenant: Any, new_page: NewPage, scheme: str
+    app: App, somebody: Person, tenant: Any, new_page: NewPage, scheme: str, width: int
 ) -> None:
     here = await tenant()
     # The longest that a name may be, in one word: nothing breaks it but the page itself.
@@ -227,24 +228,51 @@ async def test_no_page_scrolls_sideways_on_a_small_screen(
         base_url=f"https://{'long.' * 30}example",
         allow=[agent.id],
     )
-    inside = await new_page(somebody, width=390, scheme=scheme)
-    outside = await new_page(width=390, scheme=scheme)
+    inside = await new_page(somebody, width=width, scheme=scheme)
+    outside = await new_page(width=width, scheme=scheme)
     ground = {"light": "rgb(244, 246, 244)", "dark": "rgb(14, 21, 19)"}[scheme]
     for path, who in (await _every_page(app, here.local, integration, agent)).items():
         page = inside if who == "in" else outside
         await page.goto(path)
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert await page.locator("h1").count() == 1, path
         assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == ground, path
         assert not path.startswith("/companies/") or "Company Agents" in await page.title()
-        unnamed = await page.evaluate(UNNAMED)
-        assert unnamed == [], path
+        assert await page.evaluate(UNNAMED) == [], path
+        assert await page.evaluate(UNSTRUCTURED) == [], path
+        assert await page.evaluate(TOO_SMALL) == [], path
 
 
 # Controls that no label, text or title names.
 UNNAMED = """[...document.querySelectorAll('input:not([type=hidden]), button, a[href], summary')].filter(element =>
   !(element.labels && element.labels.length) && !element.textContent.trim() && !element.getAttribute('aria-label')
 ).map(element => element.outerHTML)"""
+
+# What leads somebody astray who hears a page: headings that leave a level out, parts of the page that are missing or
+# have no name of their own, an id that is there twice, a description that is not there at all.
+UNSTRUCTURED = """(() => {
+  const all = selector => [...document.querySelectorAll(selector)], faults = []
+  all('h1, h2, h3').map(heading => +heading.tagName[1]).reduce((above, level) => {
+    if (level > above + 1) faults.push(`h${above} is followed by h${level}`)
+    return level
+  }, 0)
+  for (const part of ['header', 'main', 'footer'])
+    if (all(`body > ${part}`).length !== 1) faults.push(`not one ${part}`)
+  const twice = names => names.filter((name, at) => !name || names.indexOf(name) !== at)
+  faults.push(...twice(all('nav').map(nav => nav.getAttribute('aria-label'))), ...twice(all('[id]').map(one => one.id)))
+  for (const name of ['aria-describedby', 'aria-labelledby'])
+    for (const one of all(`[${name}]`))
+      faults.push(...one.getAttribute(name).split(' ').filter(id => !document.getElementById(id)))
+  return faults
+})()"""
+
+# Controls that a finger does not hit (WCAG 2.2, 2.5.8), but for links within a text.
+TOO_SMALL = """[...document.querySelectorAll('a, button, summary, input:not([type=hidden], .unseen)')].filter(element => {
+  const {width, height} = element.getBoundingClientRect()
+  const inText = element.tagName === 'A' && element.closest('p, li, td, th, dd, h2')
+  const ticked = ['radio', 'checkbox'].includes(element.type)
+  return width > 1 && height > 1 && !inText && !ticked && (width < 24 || height < 24)
+}).map(element => element.outerHTML)"""
 
 
 async def test_forms_work_over_plain_http_where_browsers_send_no_fetch_metadata(
