@@ -205,8 +205,15 @@ def _note_home(folder: Path, home: Path) -> None:
 def left_behind(home: Path) -> list[Path]:
     """The databases below the system folder that this home had before it was deleted."""
     now = Path(os.path.realpath(home / "db"))
-    notes = [note for note in sorted(SYSTEM_FOLDER.glob(f"*{_HOME}")) if note.read_bytes() == os.fsencode(home)]
+    notes = [note for note in sorted(SYSTEM_FOLDER.glob(f"*{_HOME}")) if _noted_home(note) == os.fsencode(home)]
     return [folder for note in notes if (folder := note.with_suffix("")).is_dir() and folder != now]
+
+
+def _noted_home(note: Path) -> bytes | None:
+    # What only root can read is about a home of root's; and another process may just be removing it.
+    with contextlib.suppress(OSError):
+        return note.read_bytes()
+    return None
 
 
 def make_system_folder() -> None:
