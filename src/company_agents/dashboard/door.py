@@ -122,6 +122,6 @@ class _Errors:
         return await self.ours(request, Failed("something went wrong on our side", hint="the log says what"))
 
     async def cross_site(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = Refused("this came from another site, so it was not done", hint="do it here, on this page")
+        error = Refused("this came from another site, so it was not done", hint="open the page here, and do it again")
         response = await self.ours(Request(scope, receive), error)
         await response(scope, receive, send)
