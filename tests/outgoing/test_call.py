@@ -181,6 +181,7 @@ async def test_a_streamed_reply_arrives_as_it_is_sent_and_is_searched(outgoing: 
         (reply(b"x", content_encoding="br"), "content encoding"),
         (reply(b"x", content_encoding="gzip, gzip"), "content encoding"),
         (reply(b"\xffnot gzip", content_encoding="gzip"), "content encoding"),
+        (reply("x".encode("utf-16"), content_type="application/json; charset=utf-16"), "character set"),
         (reply(b"", "101 Switching Protocols", connection="upgrade", upgrade="x"), "101"),
     ],
 )

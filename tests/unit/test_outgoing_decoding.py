@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from company_agents.outgoing.decoding import PIECE, Truncated, Undecodable, decoder
+from company_agents.outgoing.decoding import PIECE, Truncated, Undecodable, decoder, keeps_ascii
 
 CONTENT = b"content, and more of it; " * 1000
 
@@ -83,3 +83,37 @@ def test_content_that_ends_early_is_told_apart(coding: str) -> None:
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_no_content_at_all_is_content(coding: str) -> None:
     assert decode(coding, b"", 1) == b""
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        [],
+        ["application/json"],
+        ["text/html; charset="],
+        ["text/plain; charset=utf-8"],
+        ['text/plain; CHARSET="Windows-1252"'],
+        ["text/plain; charset=gb18030"],
+        ["application/octet-stream; charset=binary"],
+    ],
+)
+def test_a_character_set_with_ascii_in_it_can_be_searched(declared: list[str]) -> None:
+    assert keeps_ascii(declared)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        ["application/json; charset=utf-16"],
+        ["text/plain;charset=UTF-16LE;q=1"],
+        ["text/plain; charset='utf-32'"],
+        ["text/plain; charset = IBM037"],
+        ["text/plain; charset=utf-7"],
+        ["text/plain; charset=x-IBM1364"],
+        ["text/plain; charset=rot13"],
+        ["text/plain; charset=utf-8", "text/plain; charset=utf-16"],
+        ["text/plain; charset=utf-8; charset=utf-16"],
+    ],
+)
+def test_a_character_set_in_which_ascii_is_other_bytes_or_that_is_not_known_cannot(declared: list[str]) -> None:
+    assert not keeps_ascii(declared)

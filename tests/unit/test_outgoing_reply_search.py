@@ -52,6 +52,9 @@ ECHOES = {
     "JSON": json.dumps(TEXT).encode(),
     "JSON with escaped slashes": json.dumps(TEXT).replace("/", "\\/").encode(),
     "JSON, as Go does": json.dumps(TEXT).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode(),
+    "JSON, as Gson does": json.dumps(TEXT).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    .replace("'", "\\u0027").replace("=", "\\u003d").encode(),
+    "JSON, for use in a page": json.dumps(TEXT).replace("<", "\\u003C").replace(">", "\\u003E").replace("/", "\\u002F").encode(),
     "JSON throughout": "".join(f"\\u{ord(char):04x}" for char in TEXT).encode(),
     "JSON throughout, capitals": "".join(f"\\u{ord(char):04X}" for char in TEXT).encode(),
     "HTML": html.escape(TEXT).encode(),
@@ -75,6 +78,15 @@ def test_an_echo_inside_of_a_longer_base64_text_is_removed(before: bytes, after:
         assert hits == 1
         left = out.replace(REMOVED, b"")
         assert len(left) <= len(base64.b64encode(before)) + len(base64.b64encode(after)) + 4
+
+
+@pytest.mark.parametrize("order", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [TEXT, base64.b64encode(VALUE).decode()], ids=["plain", "base64"])
+def test_an_echo_in_utf_16_is_removed_whichever_way_round_its_bytes_are(order: str, text: str) -> None:
+    out, hits = search(VALUE, cut(f"before {text} after".encode(order), [20, 41, 60]))
+    assert hits == 1
+    assert REMOVED in out
+    assert text[4:20].encode("utf-16-le")[:-1] not in out
 
 
 def test_non_ascii_values_are_found_in_json_of_both_kinds() -> None:

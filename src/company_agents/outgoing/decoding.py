@@ -1,9 +1,11 @@
 """
-Content codings of replies (RFC 9110, 8.4.1), undone piece by piece so that a bomb never unfolds at once.
+Content codings of replies (RFC 9110, 8.4.1), undone piece by piece so that a bomb never unfolds at once; and which
+character sets can be searched.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -42,6 +44,29 @@ def decoder(codings: Iterable[str]) -> Decoder | None:
         case ["deflate"]:
             return _Deflate()
     return None
+
+
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s"',;]+)""", re.IGNORECASE)
+_ASCII = bytes(range(0x20, 0x7F))
+# ASCII within, and unknown to Python by these names.
+_ASCII_TOO = frozenset({"binary", "utf8mb4", "windows-31j", "x-sjis"})
+
+
+def keeps_ascii(content_types: Iterable[str]) -> bool:
+    """
+    Whether ASCII is written as itself in what these values of Content-Type declare. Else (UTF-16, EBCDIC) a credential
+    would be in the reply as other bytes than are searched for; and many frameworks write in whatever character
+    set the caller asks for. One that is not known is no better.
+    """
+    names = {name.lower() for value in content_types for name in _CHARSET.findall(value)}
+    return all(map(_is_ascii_within, names - _ASCII_TOO))
+
+
+def _is_ascii_within(charset: str) -> bool:
+    try:
+        return _ASCII.decode(charset) == _ASCII.decode("ascii")
+    except (LookupError, ValueError):
+        return False
 
 
 class _Identity:

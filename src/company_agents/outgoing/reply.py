@@ -23,7 +23,7 @@ class StreamedReply:
     A reply whose body is read as it comes. `removed` grows while it is read.
 
     Raises:
-        Refused: it cannot be searched: a part of the content, an unknown content encoding.
+        Refused: it cannot be searched: a part of the content, an unknown content encoding or character set.
     """
 
     def __init__(
@@ -52,6 +52,10 @@ class StreamedReply:
         decoder = decoding.decoder([] if empty else self._response.headers.getall("Content-Encoding", []))
         if decoder is None:
             raise Refused(f"{self._host} answered in an unknown content encoding, which cannot be searched")
+        if not empty and not decoding.keeps_ascii(self._response.headers.getall("Content-Type", [])):
+            raise Refused(
+                f"{self._host} answered in a character set that cannot be searched", hint="ask for UTF-8, or for none"
+            )
         return decoder
 
     def _searched_headers(self) -> CIMultiDictProxy[str]:

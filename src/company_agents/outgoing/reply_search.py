@@ -29,8 +29,8 @@ def encodings(value: bytes) -> tuple[bytes, ...]:
     What `value` looks like in its common encodings, longest first.
 
     Plain; hex; base64, standard and URL-safe, also in the middle of a longer text; each of these
-    percent-encoded, JSON-escaped and HTML-escaped the way common libraries do it; and the plain
-    value with every byte percent-encoded and every character as `\\uXXXX`.
+    percent-encoded, JSON-escaped and HTML-escaped the way common libraries do it, or in UTF-16; and the
+    plain value with every byte percent-encoded and every character as `\\uXXXX`.
 
     Raises:
         WrongUsage: `value` is shorter than eight bytes.
@@ -38,7 +38,7 @@ def encodings(value: bytes) -> tuple[bytes, ...]:
     if len(value) < SHORTEST:
         raise WrongUsage(f"a value under {SHORTEST} bytes cannot be searched for")
     forms = {value, value.hex().encode(), value.hex().upper().encode(), *_base64(value)}
-    forms.update([escaped for form in forms for escaped in _escaped(form)])
+    forms.update([other for form in forms for other in (*_escaped(form), _wide(form))])
     forms.update(_escaped_throughout(value))
     # Not a form of its own: what is found without it leaves "=" behind.
     forms.update((b64encode(value), urlsafe_b64encode(value)))
@@ -63,6 +63,11 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 def _middle(value: bytes, before: int) -> bytes:
     first_bit, end_bit = 8 * before, 8 * (before + len(value))
     return b64encode(bytes(before) + value)[-(-first_bit // 6) : end_bit // 6]
+
+
+def _wide(form: bytes) -> bytes:
+    """ASCII in UTF-16, of either byte order: both have this in the middle."""
+    return b"\0".join(bytes([byte]) for byte in form)
 
 
 _NEVER_ESCAPED = re.compile(rb"[A-Za-z0-9._-]+")
@@ -99,8 +104,8 @@ def _lower_escapes(text: bytes) -> bytes:
     return re.sub(rb"%[0-9A-F]{2}", lambda found: found[0].lower(), text)
 
 
-# Beyond what JSON demands: nothing · Go, Rails · PHP with JSON_HEX_* · .NET
-_ESCAPED_TOO = ("", "<>&", "<>&'", "<>&'+`")
+# Beyond what JSON demands: nothing · Go, Rails · PHP with JSON_HEX_* · .NET · Gson · JavaScript for use in a page
+_ESCAPED_TOO = ("", "<>&", "<>&'", "<>&'+`", "<>&'=", "<>/")
 
 
 def _json_escaped(text: str) -> Iterator[bytes]:
