@@ -19,6 +19,9 @@ from company_agents.settings import Settings
 
 # How long open requests may go on after a stop was asked for (seconds).
 GRACE = 5
+# How long a connection that nobody uses is kept (seconds): longer than clients and proxies keep theirs, which are 60 at
+# most as a rule. One that is closed here just when it is used there looks like a failed call.
+KEPT = 75
 
 
 class _Server(uvicorn.Server):
@@ -55,6 +58,7 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=GRACE,
+                timeout_keep_alive=KEPT,
             )
         )
         serving = asyncio.create_task(server.serve(sockets=[listening]))

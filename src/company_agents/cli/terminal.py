@@ -26,7 +26,6 @@ from typing import Any
 from company_agents.errors import CompanyAgentsError, Exit
 from company_agents.sensitive import Sensitive
 
-
 # What is said in place of an empty list.
 NOTHING = "there is nothing yet"
 

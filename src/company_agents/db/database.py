@@ -5,6 +5,7 @@ The pool, and transactions that see one scope.
 from __future__ import annotations
 
 import contextlib
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID
@@ -106,13 +107,18 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         await self.logins.serve.take_role(connection)
+        # Somebody else's lock, or a plan gone wrong, keeps a caller waiting for so long and no longer.
+        await connection.execute(statements()["serve_settings"])
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A serving connection in autocommit mode: it sees no company's rows."""
         with translated():
-            async with self._pool.connection() as connection:
+            connection = await _take(self._pool)
+            try:
                 yield connection
+            finally:
+                await self._pool.putconn(connection)
 
     async def call(self, query: str, params: Sequence[Any]) -> list[Row]:
         """
@@ -143,21 +149,24 @@ class Database:
     async def holding_chains(self, chains: str) -> AsyncIterator[tuple[list[Row], CommitEvents]]:
         """The ends of these chains, which nobody else can move meanwhile, and the committer's statement for them."""
         with translated():
-            async with self._committer.connection() as connection, connection.transaction():
-                await connection.execute(statements()["audit_hold_time"])
-                ends = await (await connection.execute(statements()["audit_hold"], (chains,), binary=True)).fetchall()
+            connection = await _take(self._committer)
+            try:
+                async with connection.transaction():
+                    yield await self._held(connection, chains)
+            finally:
+                await self._committer.putconn(connection)
 
-                async def commit(params: Sequence[Any]) -> list[Row]:
-                    return await (
-                        await connection.execute(statements()["audit_append"], params, binary=True)
-                    ).fetchall()
+    async def _held(self, connection: Connection, chains: str) -> tuple[list[Row], CommitEvents]:
+        async def commit(params: Sequence[Any]) -> list[Row]:
+            return await (await connection.execute(statements()["audit_append"], params, binary=True)).fetchall()
 
-                yield ends, commit
+        await connection.execute(statements()["audit_hold_time"])
+        ends = await (await connection.execute(statements()["audit_hold"], (chains,), binary=True)).fetchall()
+        return ends, commit
 
     async def _ask(self, pool: AsyncConnectionPool[Connection], query: str, params: Sequence[Any]) -> list[Row]:
         with translated():
-            # Not `pool.connection()`, which also ends a transaction: there is none.
-            connection = await pool.getconn()
+            connection = await _take(pool)
             try:
                 return await (await connection.execute(statements()[query], params, binary=True)).fetchall()
             finally:
@@ -174,6 +183,25 @@ class Database:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
         async with await self.logins.instance.connect() as connection, _scoped(connection, None):
             yield Tx(connection, None)
+
+
+async def _take(pool: AsyncConnectionPool[Connection]) -> Connection:
+    """A connection of a pool, to be put back; one whose server has gone meanwhile is not handed out."""
+    connection = await pool.getconn()
+    while _is_gone(connection):
+        await connection.close()
+        await pool.putconn(connection)
+        connection = await pool.getconn()
+    return connection
+
+
+def _is_gone(connection: Connection) -> bool:
+    # One that nobody uses has nothing to say: where there is something, it is the end, or a good-bye.
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def array_text(values: Iterable[UUID | int]) -> str:
@@ -221,7 +249,12 @@ def translated() -> Iterator[None]:
         raise WrongUsage("a value is too long, or has characters that cannot be stored") from error
     except psycopg.errors.ForeignKeyViolation as error:
         raise Conflict("it refers to something that does not exist, or that is still in use") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+    except PoolTimeout as error:
+        raise Unavailable(
+            "no connection to the database could be had in time",
+            hint="try again in a moment; `company-agents doctor` looks",
+        ) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(
             "the database does not answer", hint="try again in a moment; `company-agents doctor` looks"
         ) from error

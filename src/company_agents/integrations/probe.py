@@ -76,7 +76,10 @@ def refusal(provider: Provider, reply: OutgoingReply, *, strict: bool) -> str | 
         )
     else:
         failed = reply.status == 401 or said in provider.refused_codes
-    return f"{said or 'no reason given'} (HTTP {reply.status})" if failed else None
+    if not failed:
+        return None
+    # Some say no with a status that says yes.
+    return said if said and reply.status < 300 else f"{said or 'no reason given'} (HTTP {reply.status})"
 
 
 def field(value: Any, path: str) -> Any:

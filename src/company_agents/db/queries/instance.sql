@@ -1,6 +1,9 @@
 -- name: role_take
 SELECT set_config('role', %(role)s, false);
 
+-- name: serve_settings
+SELECT set_config('statement_timeout', '30s', false), set_config('lock_timeout', '10s', false);
+
 -- name: role_powers
 -- What the present user could do: attributes count for the user who signed in as well.
 SELECT bool_or(r.rolsuper) AS superuser, bool_or(r.rolbypassrls) AS bypassrls,
