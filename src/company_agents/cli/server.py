@@ -14,6 +14,7 @@ import uvicorn
 
 from company_agents.app import App
 from company_agents.asgi import open_front
+from company_agents.cli.connections import Connection
 from company_agents.errors import Failed
 from company_agents.settings import Settings
 
@@ -50,7 +51,7 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
             uvicorn.Config(
                 front,
                 loop="uvloop",
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

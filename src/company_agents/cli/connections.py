@@ -1,0 +1,83 @@
+"""
+One connection of the server under `up`, as anybody can open it: what can be sent before it is known who sends it has
+an end, in size and in time. The server's own has neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+# Bytes that are kept without any of them being handed on: of a head, or of what follows a body in chunks.
+MOST_KEPT = 64 * 1024
+# Seconds until the head of a request is there.
+HEAD_TIME = 30.0
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Connection(HttpToolsProtocol):
+    """Hangs up on who sends a head without an end."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._kept = 0
+        self._in_head = False
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request, but not for ever."""
+        super().connection_made(transport)
+        self._be_patient()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is waited for any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take it, unless more has come than is kept."""
+        self._kept += len(data)
+        super().data_received(data)
+        if self._kept > MOST_KEPT and not self.transport.is_closing():
+            self._hang_up(_TOO_LARGE)
+        elif self._in_head and self._patience is None:
+            self._be_patient()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head is there."""
+        self._kept, self._in_head = 0, False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body, whose size is the door's to bound."""
+        self._kept = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._kept = 0
+        super().on_message_complete()
+
+    def _be_patient(self) -> None:
+        self._patience = self.loop.call_later(HEAD_TIME, self._hang_up, b"")
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _hang_up(self, saying: bytes) -> None:
+        # Where an earlier request is still being answered, nothing may come in between.
+        answering: RequestResponseCycle | None = self.cycle
+        if saying and (answering is None or answering.response_complete):
+            self.transport.write(saying)
+        self.transport.close()
