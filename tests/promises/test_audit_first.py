@@ -78,34 +78,43 @@ async def no_right_to_insert(superuser: Past) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def statement_that_fails(superuser: Past) -> AsyncIterator[None]:
-    await sql(
-        superuser,
-        """CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$
-           BEGIN RAISE EXCEPTION 'the disk says no' USING ERRCODE = 'io_error'; END $$""",
-    )
-    await sql(superuser, "CREATE TRIGGER broken BEFORE INSERT ON audit_events EXECUTE FUNCTION broken()")
+async def trigger(superuser: Past, when: str, does: str) -> AsyncIterator[None]:
+    await sql(superuser, f"CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$")
+    await sql(superuser, f"CREATE {when} EXECUTE FUNCTION broken()")
     try:
         yield
     finally:
         await sql(superuser, "DROP FUNCTION broken CASCADE")
 
 
-@contextlib.asynccontextmanager
-async def connection_that_is_cut(superuser: Past) -> AsyncIterator[None]:
-    cut = await sql(
-        superuser,
-        """SELECT pg_terminate_backend(pid, 10000) AS cut FROM pg_stat_activity
-           WHERE usename = 'company_agents_serve' AND query LIKE '%audit_append(%'""",
-    )
-    assert cut and all(row["cut"] for row in cut)
-    yield
+FULL = "RAISE EXCEPTION 'the disk says no' USING ERRCODE = 'io_error'"
+BEFORE = "TRIGGER broken BEFORE INSERT ON audit_events"
+AT_COMMIT = "CONSTRAINT TRIGGER broken AFTER INSERT ON audit_events DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+
+
+def statement_that_fails(superuser: Past) -> contextlib.AbstractAsyncContextManager[None]:
+    return trigger(superuser, BEFORE, FULL)
+
+
+def commit_that_fails(superuser: Past) -> contextlib.AbstractAsyncContextManager[None]:
+    # By then the statement has given its rows, the sealed secret among them.
+    return trigger(superuser, AT_COMMIT, FULL)
+
+
+def connection_that_is_cut(superuser: Past) -> contextlib.AbstractAsyncContextManager[None]:
+    return trigger(superuser, BEFORE, "PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
+
+
+def connection_that_is_cut_at_commit(superuser: Past) -> contextlib.AbstractAsyncContextManager[None]:
+    return trigger(superuser, AT_COMMIT, "PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
 
 
 FAILURES = {
     "a right is missing": no_right_to_insert,
     "the statement fails": statement_that_fails,
+    "its commit fails": commit_that_fails,
     "the connection is cut": connection_that_is_cut,
+    "the connection is cut at its commit": connection_that_is_cut_at_commit,
 }
 USES: dict[str, Callable[[App, Tenant, Integration], Awaitable[Any]]] = {
     "a request": lambda app, tenant, it: app.requests.request(tenant.agent, str(it.id), "GET", "/things"),
@@ -314,22 +323,17 @@ async def test_a_call_that_is_cancelled_while_the_provider_thinks_has_an_end(app
     assert (ended["use"], ended["result"]) == (begun["use"], "failed")
 
 
-async def test_a_use_whose_row_cannot_be_read_once_it_is_on_record_has_an_end(
+async def test_a_use_whose_row_cannot_be_read_does_not_begin(
     app: App, tenant: MakeTenant, superuser: Past, provider: Server, opened: Opened
 ) -> None:
     here = await tenant()
-    integration = await connect_integration(app, here, provider)
-    [row] = await sql(
-        superuser, "SELECT secret_id FROM credential_versions WHERE integration_id = %(i)s", i=integration.id
-    )
-    await sql(superuser, "REVOKE SELECT ON secrets FROM company_agents_serve")
+    await connect_integration(app, here, provider)
+    await sql(superuser, "CREATE POLICY broken ON secrets AS RESTRICTIVE USING (1 / (length(name) * 0) = 1)")
     try:
-        with pytest.raises((psycopg.Error, Unavailable)):
-            async with app.store.use(here.agent.scope, row["secret_id"], actor=here.agent.label):
-                pass
+        with pytest.raises(Unavailable, match="the audit log cannot be written"):
+            await app.requests.request(here.agent, "generic", "GET", "/things")
     finally:
-        await sql(superuser, "GRANT SELECT ON secrets TO company_agents_serve")
+        await sql(superuser, "DROP POLICY broken ON secrets")
     assert (opened.events, provider.connections) == ([], 0)
-    [begun] = await recorded(app, here.company.id, "credential.begun")
-    [ended] = await recorded(app, here.company.id, "credential.ended")
-    assert (ended["use"], ended["result"]) == (begun["use"], "failed")
+    for action in ("credential.begun", "credential.ended"):
+        assert await recorded(app, here.company.id, action) == []

@@ -38,7 +38,10 @@ AuditKey = Callable[[], Awaitable[tuple[int, Sensitive]]]
 class _Pending:
     chain: UUID
     record: str
-    waiter: asyncio.Future[None] | None
+    waiter: asyncio.Future[Row | None] | None
+    # A sealed secret to be read with it, and what was found.
+    secret: UUID | None = None
+    row: Row | None = None
 
 
 @dataclass(slots=True)
@@ -86,14 +89,29 @@ class AuditLog:
         Raises:
             Unavailable: it could not be written; what it was to precede must not happen.
         """
+        await self._appended(company_id, None, action, facts)
+
+    async def append_and_read(self, company_id: UUID, secret_id: UUID, action: str, **facts: Any) -> Row | None:
+        """
+        Append an event to the chain of a company, and read a sealed secret of that company in the same round trip. The
+        row, or None where there is none of this id, is handed over when the event is committed.
+
+        Raises:
+            Unavailable: it could not be written; there is no row to be opened.
+        """
+        return await self._appended(company_id, secret_id, action, facts)
+
+    async def _appended(
+        self, company_id: UUID | None, secret_id: UUID | None, action: str, facts: dict[str, Any]
+    ) -> Row | None:
         if self._task is None or self._closing:
             raise Unavailable("the audit log is closed")
-        waiter = asyncio.get_running_loop().create_future()
-        pending = _Pending(company_id or self.instance_id, self._record(action, facts), waiter)
+        waiter: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        pending = _Pending(company_id or self.instance_id, self._record(action, facts), waiter, secret_id)
         self._queue.append(pending)
         self._wake.set()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             # It may be written already, so it stays, as one that nobody waits for.
             pending.waiter = None
@@ -210,6 +228,7 @@ class AuditLog:
         """Link and write. Returns the chains that have moved on, with their ends; nothing was written to those."""
         chains = sorted(left)
         by_chain = {chain: [pending.record for pending in left[chain]] for chain in chains}
+        reading = [pending for chain in chains for pending in left[chain] if pending.secret]
         bases = [self._heads.get(chain, Head()) for chain in chains]
         heads, macs = [], []
         for chain, head in zip(chains, bases, strict=True):
@@ -226,12 +245,18 @@ class AuditLog:
             "\n".join(record for chain in chains for record in by_chain[chain]),
             b"".join(macs),
             number,
+            array_text(pending.chain for pending in reading),
+            array_text(pending.secret for pending in reading if pending.secret),
         ]
         try:
-            moved = _heads(await commit(params))
+            found = await commit(params)
         except (Conflict, Tampered) as error:
             # There are events where the chain should end, or it has no end any more. Nothing was written.
             raise Tampered("the end of a chain is not where it was left") from error
+        moved = _heads([row for row in found if row["n"] is None])
+        for row in found:
+            if row["n"] is not None:
+                reading[row["n"] - 1].row = row
         self._heads.update({chain: head for chain, head in zip(chains, heads, strict=True) if chain not in moved})
         return moved
 
@@ -244,7 +269,7 @@ def _written(left: dict[UUID, list[_Pending]], moved: dict[UUID, Head]) -> None:
     for chain in [chain for chain in left if chain not in moved]:
         for pending in left.pop(chain):
             if pending.waiter is not None and not pending.waiter.done():
-                pending.waiter.set_result(None)
+                pending.waiter.set_result(pending.row)
 
 
 def _plain(value: Any) -> Any:

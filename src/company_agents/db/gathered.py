@@ -34,6 +34,7 @@ class Gathered:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._waiting: list[_Waiting] = []
+        self._busy = False
         self._task: asyncio.Task[None] | None = None
 
     async def one(self, company_id: UUID, row_id: UUID) -> Row | None:
@@ -43,12 +44,18 @@ class Gathered:
         Raises:
             CompanyAgentsError: what `ask` raised for all that went together.
         """
-        answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(company_id, row_id, answer))
-        # A task of its own, not the first caller's: one who gives up must not take the others along.
-        if self._task is None:
-            self._task = asyncio.create_task(self._answer())
-        return await answer
+        if self._busy:
+            answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Waiting(company_id, row_id, answer))
+            return await answer
+        self._busy = True
+        try:
+            found = await self._ask([company_id], [row_id])
+            return found[0] if found else None
+        finally:
+            # In a task of its own, and not in that of one of them: who gives up must not take the others along.
+            self._task = asyncio.create_task(self._answer()) if self._waiting else None
+            self._busy = self._task is not None
 
     async def _answer(self) -> None:
         try:
@@ -56,12 +63,15 @@ class Gathered:
                 batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                 await self._answer_these(batch)
         finally:
-            self._task = None
+            self._busy = False
+            # Cancelled, as when the process ends: nobody is left waiting.
+            for entry in self._waiting:
+                entry.answer.cancel()
 
     async def _answer_these(self, batch: list[_Waiting]) -> None:
         try:
             found = await self._ask([entry.company_id for entry in batch], [entry.row_id for entry in batch])
-            rows = {row.pop("n"): row for row in found}
+            rows = {row["n"]: row for row in found}
             for n, entry in enumerate(batch, start=1):
                 if not entry.answer.done():
                     entry.answer.set_result(rows.get(n))
@@ -70,6 +80,5 @@ class Gathered:
                 if not entry.answer.done():
                     entry.answer.set_exception(error)
         finally:
-            # Cancelled in the middle, as when the process ends: nobody is left waiting.
             for entry in batch:
                 entry.answer.cancel()

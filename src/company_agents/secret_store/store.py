@@ -110,7 +110,7 @@ class SecretStore:
     @contextlib.asynccontextmanager
     async def use(self, scope: CompanyScope, secret_id: UUID, **facts: Any) -> AsyncIterator[Use]:
         """
-        Open a secret for one call. *begun* is committed before the row is read; *ended* follows, with the result.
+        Open a secret for one call. *begun* is committed before it is opened; *ended* follows, with the result.
         `facts` say who uses it and for what.
 
         Raises:
@@ -121,12 +121,11 @@ class SecretStore:
         use_id = uuid4().hex
         result: dict[str, Any] = {"result": "failed"}
         try:
-            await self.audit.append(scope.company_id, "credential.begun", use=use_id, **facts)
+            row = await self.audit.append_and_read(scope.company_id, secret_id, "credential.begun", use=use_id, **facts)
         except asyncio.CancelledError:
             self.audit.note(scope.company_id, "credential.ended", use=use_id, **{**_who(facts), **result})
             raise
         try:
-            row = await self.db.look_up("secret_lookup", scope.company_id, secret_id)
             if row is None:
                 raise Gone("the credential is not there any more")
             use = Use(await self.open_row(row))

@@ -1,5 +1,10 @@
 -- name: audit_append
-SELECT * FROM audit_append(%s::uuid[], %s::bigint[], %s, %s::int[], %s, %s, %s);
+-- The chains that have moved on; and the sealed secrets that were asked for with it, numbered.
+SELECT a.chain, a.seq, a.mac, NULL AS n, NULL AS id, NULL AS company_id, NULL AS name, NULL AS value, NULL AS nonce,
+       NULL AS key_id
+FROM audit_append(%s::uuid[], %s::bigint[], %s, %s::int[], %s, %s, %s) a
+UNION ALL
+SELECT NULL, NULL, NULL, s.* FROM secret_lookup(%s::uuid[], %s::uuid[]) s;
 
 -- name: audit_hold_time
 -- A replica that stands still while it holds them loses its connection, and the others go on.

@@ -19,9 +19,6 @@ WHERE company_id IS NOT DISTINCT FROM %(company_id)s AND name = %(name)s;
 SELECT id, name, created_at, updated_at, last_used_at FROM secrets
 WHERE company_id IS NOT DISTINCT FROM %(company_id)s ORDER BY name;
 
--- name: secret_lookup
-SELECT * FROM secret_lookup(%s::uuid[], %s::uuid[]);
-
 -- name: secrets_touch
 SELECT secrets_touch(%s, %s::uuid[], %s::timestamptz[]);
 
