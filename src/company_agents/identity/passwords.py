@@ -5,15 +5,17 @@ Passwords and one-time codes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import time
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import argon2
 import pyotp
 
-from company_agents.errors import WrongUsage
+from company_agents.errors import TooMany, WrongUsage
 from company_agents.sensitive import Sensitive
 
 LEAST_PASSWORD = 12
@@ -21,8 +23,11 @@ MOST_PASSWORD = 256
 
 # RFC 9106, the second recommended option (64 MiB): the first takes 2 GiB per attempt.
 _HASHER = argon2.PasswordHasher.from_parameters(argon2.profiles.RFC_9106_LOW_MEMORY)
-# One hash at a time: each takes 64 MiB, and four threads.
-_ONE_AT_A_TIME = asyncio.Semaphore(2)
+# Two hashes at a time: each takes 64 MiB, and four threads.
+_TWO_AT_A_TIME = asyncio.Semaphore(2)
+# Anybody may try to sign in. More than so many do not queue up: whoever came last would wait for minutes.
+MOST_WAITING = 40
+_waiting = 0
 
 
 def check_new_password(password: str) -> None:
@@ -36,9 +41,35 @@ def check_new_password(password: str) -> None:
         raise WrongUsage("this password repeats a few characters", hint="a sentence of four words is better")
 
 
+def check_crowd() -> None:
+    """
+    Raises:
+        TooMany: too many wait for their turn.
+    """
+    if _waiting >= MOST_WAITING:
+        raise TooMany("too many people sign in at this moment", retry_after=5)
+
+
+@contextlib.asynccontextmanager
+async def _in_turn() -> AsyncIterator[None]:
+    global _waiting
+    check_crowd()
+    _waiting += 1
+    try:
+        async with _TWO_AT_A_TIME:
+            yield
+    finally:
+        _waiting -= 1
+
+
 async def hash_password(password: str) -> str:
-    """The password's Argon2id hash, in the PHC string format."""
-    async with _ONE_AT_A_TIME:
+    """
+    The password's Argon2id hash, in the PHC string format.
+
+    Raises:
+        TooMany: too many wait for theirs.
+    """
+    async with _in_turn():
         return await asyncio.to_thread(_HASHER.hash, password)
 
 
@@ -52,7 +83,12 @@ def _nobody() -> str:
 
 
 async def password_matches(stored: str | None, password: str) -> bool:
-    """Whether it is the password; as slow where there is none (`stored` is None)."""
+    """
+    Whether it is the password; as slow where there is none (`stored` is None).
+
+    Raises:
+        TooMany: too many wait for theirs.
+    """
     if len(password) > MOST_PASSWORD:
         return False
 
@@ -61,7 +97,7 @@ async def password_matches(stored: str | None, password: str) -> bool:
         nobody = _nobody()
         return _HASHER.verify(nobody if stored is None else stored, password)
 
-    async with _ONE_AT_A_TIME:
+    async with _in_turn():
         try:
             return await asyncio.to_thread(verify) and stored is not None
         except (argon2.exceptions.VerificationError, ValueError):  # the latter: what is stored is no hash at all

@@ -4,8 +4,10 @@ Signing in, and the sessions that come of it.
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -14,7 +16,7 @@ from company_agents.companies.scope import InstanceScope
 from company_agents.db.database import Database
 from company_agents.errors import NotFound, TooMany, Unauthenticated
 from company_agents.identity.operators import Operators, hashed
-from company_agents.identity.passwords import password_matches, totp_step
+from company_agents.identity.passwords import check_crowd, password_matches, totp_step
 from company_agents.identity.permissions import Kind, Role
 from company_agents.identity.principal import Principal, Via
 from company_agents.secret_store.store import SecretStore
@@ -29,6 +31,8 @@ FREE_FAILURES = 5
 LONGEST_WAIT = 900
 # An account that is attacked from everywhere is not closed to its owner for longer than this.
 LONGEST_WAIT_FOR_ALL = 30
+# Failures that no longer count are deleted as often as this (seconds).
+SWEEP_EVERY = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Session:
         return datetime.now(UTC) - self.confirmed_at < timedelta(minutes=CONFIRMED_MINUTES)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sessions:
     """Sign-in by password and code, and what is signed in."""
 
@@ -58,6 +62,7 @@ class Sessions:
     store: SecretStore
     audit: AuditLog
     operators: Operators
+    _sweep_at: float = field(default=0.0, repr=False)
 
     async def sign_in(self, name: str, password: str, code: str, *, address: str, browser: str) -> Sensitive:
         """
@@ -129,8 +134,10 @@ class Sessions:
 
     async def _check(self, name: str, password: str, code: str | None, *, address: str) -> None:
         """Password, and code unless None; failures are counted for the account, and for it from this address."""
-        account = f"account:{name.lower()[:100]}"
-        watched = {f"{account}|{address}": LONGEST_WAIT, account: LONGEST_WAIT_FOR_ALL}
+        # Before anything is counted: who is turned away for others' sake has not failed.
+        check_crowd()
+        watched = _watched(f"account:{name.lower()[:100]}", address)
+        await self._sweep_failures()
         async with self.db.transaction(None) as tx:
             # Charged before it is tried, and refused by the same statement: of many at once each sees the ones before.
             for who, longest in watched.items():
@@ -146,8 +153,18 @@ class Sessions:
             async with self.db.transaction(None) as tx:
                 await tx.run("failures_forget", who=list(watched))
         if not good:
-            self.audit.refusal(None, "operator.sign_in_refused", name=name[:100], address=address)
+            # A name that nobody has is put on record nowhere: it may be a password that was typed into the wrong field.
+            # And who tries a thousand of them makes one event with a count.
+            self.audit.refusal(None, "operator.sign_in_refused", name=name if row else None, address=address)
             raise Unauthenticated("name, password or code is not right")
+
+    async def _sweep_failures(self) -> None:
+        """Anybody may try any name; what they leave behind goes."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY
+            async with self.db.transaction(None) as tx:
+                await tx.run("failures_sweep")
 
     async def _take_code(self, operator_id: UUID, code: str, last: int) -> bool:
         secret = await self.store.open_own(InstanceScope(self.db), f"operator_totp/{operator_id}")
@@ -157,3 +174,21 @@ class Sessions:
         async with self.db.transaction(None) as tx:
             # Compare and set: of two that bring the same code at once, one gets in.
             return await tx.run("operator_totp_take", id=operator_id, step=step) == 1
+
+
+def _watched(account: str, address: str) -> dict[str, int]:
+    """
+    What a failure is counted for, and how long each waits at most: the account, and the account from this address. Not
+    from one of a private network: it may be a proxy's, and everybody's, and then one who guesses would close the
+    account to its owner.
+    """
+    watched = {account: LONGEST_WAIT_FOR_ALL}
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return watched
+    if not parsed.is_global:
+        return watched
+    # The last half of an address in IPv6 is its owner's to choose.
+    place = parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False)
+    return {f"{account}|{place}": LONGEST_WAIT, **watched}

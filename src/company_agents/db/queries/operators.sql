@@ -90,6 +90,10 @@ ON CONFLICT (who) DO UPDATE SET
     updated_at = now()
 WHERE sign_in_failures.blocked_until <= clock_timestamp();
 
+-- name: failures_sweep
+-- These count no more: the next failure would begin anew.
+DELETE FROM sign_in_failures WHERE updated_at < now() - interval '1 hour' AND blocked_until < now();
+
 -- name: failures_forget
 DELETE FROM sign_in_failures WHERE who = ANY (%(who)s);
 
