@@ -35,6 +35,9 @@ OWN = "https://agents.example.com"
         ({"origin": "http://10.0.0.5:8080", "host": "10.0.0.5:3101"}, True),
         ({"origin": "http://evil.example", "host": "10.0.0.5:3101"}, True),
         ({"origin": "null", "host": "10.0.0.5:3101"}, True),
+        # What no browser sends.
+        ({"origin": "http://[", "host": "10.0.0.5:3101"}, True),
+        ({"origin": "", "host": ""}, True),
         # Behind a proxy that asks us by another name.
         ({"origin": OWN, "host": "10.0.0.5:3101"}, False),
         # A browser's word counts even where Origin would do.

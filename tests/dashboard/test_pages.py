@@ -25,6 +25,8 @@ from tests.dashboard.standin import FIRST_TOKEN, SECOND_TOKEN
 
 COMPANY_ACTS = [page for page in PAGES if page.act and "{company" in page.path]
 CONFIRMED = [page for page in PAGES if page.is_confirmed]
+# These show a token, which somebody at an unlocked screen is not to take away.
+SHOW_A_TOKEN = ["/hire", "/rotate-token", "/tokens/new", "/link", "/invite"]
 
 
 async def _slack(app: App, here: Any, provider_address: str, **options: Any) -> Any:
@@ -106,6 +108,12 @@ async def test_whoever_is_not_signed_in_is_sent_to_sign_in(app: App, tenant: Any
 
 
 # — the password again —
+
+
+def test_every_page_that_shows_a_token_asks_for_it() -> None:
+    showing = [page for page in PAGES if page.path.endswith(tuple(SHOW_A_TOKEN))]
+    assert len(showing) == len(SHOW_A_TOKEN) + 1  # a link is made for somebody, or for another owner
+    assert all(page.is_confirmed for page in showing)
 
 
 @pytest.mark.parametrize("page", CONFIRMED, ids=lambda page: page.path)

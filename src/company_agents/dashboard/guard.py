@@ -54,8 +54,12 @@ def is_cross_site(method: str, headers: Mapping[str, str], own_url: str) -> bool
     origin = headers.get("origin")
     if origin is None:
         return False
+    try:
+        theirs = urlsplit(origin).netloc
+    except ValueError:
+        return True
     # A proxy in front may have changed Host; the address that the operator gave us is ours as well.
-    return origin == "null" or urlsplit(origin).netloc not in (headers.get("host"), urlsplit(own_url).netloc)
+    return not theirs or theirs not in (headers.get("host"), urlsplit(own_url).netloc)
 
 
 class Guard:

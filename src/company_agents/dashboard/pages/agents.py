@@ -111,7 +111,8 @@ _ONE = _ALL + "/{agent:uuid}"
 
 PAGES = [
     Page(_ALL, show_list, permission=Permission.AGENT_READ),
-    Page(f"{_ALL}/hire", show_hire, act_hire, permission=Permission.AGENT_MANAGE),
+    # With the password, like its rotation: the token that is shown may use whatever every agent may.
+    Page(f"{_ALL}/hire", show_hire, act_hire, permission=Permission.AGENT_MANAGE, confirms=True),
     Page(_ONE, show_one, permission=Permission.AGENT_READ),
     Page(f"{_ONE}/rotate-token", show_rotate, act_rotate, permission=Permission.AGENT_TOKEN),
     Page(f"{_ONE}/pause", act=_moves("pause"), permission=Permission.AGENT_MANAGE),
