@@ -174,6 +174,28 @@ async def _grow(app: App, company: UUID) -> None:
         await asyncio.gather(*(app.audit.append(company, "test.many", by="app") for _ in range(5)))
 
 
+async def test_many_who_have_a_chain_proved_take_no_connections_from_who_works(
+    app: App, tenant: MakeTenant, superuser: Past
+) -> None:
+    here = await tenant()
+    waiting = "SELECT count(*) AS n FROM pg_locks WHERE relation = 'audit_events'::regclass AND NOT granted"
+    await superuser.execute("BEGIN; LOCK TABLE audit_events IN ACCESS EXCLUSIVE MODE")
+    many = 2 * app.settings.database_pool
+    proving = [asyncio.create_task(app.events.verify(here.company.id)) for _ in range(many)]
+    try:
+        for _ in range(1000):
+            # Work, with the others given their turns meanwhile.
+            await asyncio.wait_for(app.tasks.list(here.agent), 20)
+            if await sql(superuser, waiting) == [{"n": 1}]:
+                break
+        for _ in range(50):
+            await asyncio.wait_for(app.tasks.list(here.agent), 20)
+        assert await sql(superuser, waiting) == [{"n": 1}]
+    finally:
+        await superuser.execute("ROLLBACK")
+    assert {found.faults for found in await asyncio.gather(*proving)} == {()}
+
+
 async def test_a_chain_that_has_lost_its_end_does_not_stop_the_others(
     app: App, tenant: MakeTenant, superuser: Past
 ) -> None:

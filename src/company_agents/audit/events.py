@@ -4,9 +4,10 @@ Reading the chains: page by page, as they grow, and to prove them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,9 @@ class AuditEvents:
     db: Database
     keys: Callable[[], Awaitable[dict[int, Sensitive]]]
     instance_id: UUID
+    # A chain is read whole, and keeps a connection for as long as that takes. Everybody who may see a chain may have it
+    # proved, as often as they like: one at a time, so that nobody runs out of connections for it.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
     async def newest(
         self, company_id: UUID | None, *, limit: int = 50, before: int | None = None
@@ -46,6 +50,10 @@ class AuditEvents:
 
     async def verify(self, company_id: UUID | None) -> Verified:
         """Prove one chain from its first event."""
+        async with self._turn:
+            return await self._verify(company_id)
+
+    async def _verify(self, company_id: UUID | None) -> Verified:
         keys = await self.keys()
         async with self.db.transaction(company_id) as tx:
             await tx.run("audit_one_moment")
