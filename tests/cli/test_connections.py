@@ -19,12 +19,15 @@ from company_agents.cli.connections import MOST_KEPT, Connection
 # More than fits into the buffers on the way, so that who is not hung up on is noticed.
 FLOOD = 64 * 1024 * 1024
 LINE = b"x-padding: " + b"a" * 1000 + b"\r\n"
+_later = asyncio.Event()
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _length(scope: Any, receive: Any, send: Any) -> None:
-    """Says how long the body was."""
+    """Says how long the body was; below `/later`, once that is allowed."""
     size, more = 0, True
+    if scope["path"] == "/later":
+        await _later.wait()
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
@@ -130,3 +133,23 @@ async def test_a_body_may_take_longer_than_a_head(port: int, monkeypatch: pytest
         assert await asyncio.wait_for(other.read(), 20) == b""
         writer.write(b"2")
         assert await answered(reader) == (b"HTTP/1.1 200 OK", b"2")
+
+
+async def test_a_body_is_not_waited_for_without_end(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_TIME", 0.05)
+    async with connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n1")
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+
+
+async def test_who_waits_for_an_answer_gets_it_whatever_they_sent_behind(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIME", 0.05)
+    _later.clear()
+    async with connected(port) as (reader, writer), connected(port) as (other, _):
+        writer.write(b"GET /later HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost")
+        assert await asyncio.wait_for(other.read(), 20) == b""
+        _later.set()
+        assert await answered(reader) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.wait_for(reader.read(), 20) == b""

@@ -12,25 +12,26 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 # Bytes that are kept without any of them being handed on: of a head, or of what follows a body in chunks.
 MOST_KEPT = 64 * 1024
-# Seconds until the head of a request is there.
+# Seconds until the head of a request is there, and then the whole of it.
 HEAD_TIME = 30.0
+BODY_TIME = 300.0
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Connection(HttpToolsProtocol):
-    """Hangs up on who sends a head without an end."""
+    """Hangs up on who sends a request without an end."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._kept = 0
-        self._in_head = False
+        self._in_head = self._in_request = False
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
         super().connection_made(transport)
-        self._be_patient()
+        self._patience = self.loop.call_later(HEAD_TIME, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is waited for any more."""
@@ -42,13 +43,16 @@ class Connection(HttpToolsProtocol):
         self._kept += len(data)
         super().data_received(data)
         if self._kept > MOST_KEPT and not self.transport.is_closing():
-            self._hang_up(_TOO_LARGE)
-        elif self._in_head and self._patience is None:
-            self._be_patient()
+            # Where an earlier request is still being answered, nothing may come in between.
+            if not self._is_answering():
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        elif self._in_request and self._patience is None:
+            self._patience = self.loop.call_later(HEAD_TIME if self._in_head else BODY_TIME, self._give_up)
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._in_head = True
+        self._in_head = self._in_request = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -64,20 +68,23 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._kept = 0
+        self._kept, self._in_request = 0, False
+        self._stop_waiting()
         super().on_message_complete()
 
-    def _be_patient(self) -> None:
-        self._patience = self.loop.call_later(HEAD_TIME, self._hang_up, b"")
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
 
-    def _hang_up(self, saying: bytes) -> None:
-        # Where an earlier request is still being answered, nothing may come in between.
-        answering: RequestResponseCycle | None = self.cycle
-        if saying and (answering is None or answering.response_complete):
-            self.transport.write(saying)
-        self.transport.close()
+    def _give_up(self) -> None:
+        self._patience = None
+        # Not on one that sent more behind a whole request, and has its answer coming.
+        if self.pipeline or (self._in_head and self._is_answering()):
+            self._patience = self.loop.call_later(HEAD_TIME, self._give_up)
+        else:
+            self.transport.close()
