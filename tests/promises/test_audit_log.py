@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -19,10 +19,11 @@ from company_agents.app import App, open_app
 from company_agents.audit import log as audit_log
 from company_agents.audit.log import AuditLog
 from company_agents.db.database import Database
-from company_agents.errors import Unavailable
+from company_agents.errors import NotFound, Unavailable
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
-from tests.promises.evidence import Past, recorded, sql
+from tests.outgoing.servers import Server
+from tests.promises.evidence import Past, connect_integration, recorded, sql
 
 MakeTenant = Callable[[], Awaitable[Tenant]]
 
@@ -268,6 +269,27 @@ async def test_a_thousand_bad_tokens_are_counted_and_not_a_thousand_events(app: 
 
 
 # — a clean stop —
+
+
+async def test_an_agent_that_asks_for_anything_makes_one_event_and_names_what_there_is(
+    app: App, tenant: MakeTenant, provider: Server
+) -> None:
+    here = await tenant()
+    closed = await connect_integration(app, here, provider)
+    await app.integrations.disallow(here.local, closed.id, here.agent.agent_id())
+    for name in (
+        *(f"none {number}" for number in range(20)),
+        *(str(uuid4()) for _ in range(20)),
+        closed.name,
+        str(closed.id),
+    ):
+        with pytest.raises(NotFound):
+            await app.requests.request(here.agent, name, "GET", "/")
+    found = await recorded(app, here.company.id, "integration.refused", actor=here.agent.label)
+    assert [(event["reason"], event.get("integration")) for event in found] == [
+        ("unknown", None),
+        ("not allowed", str(closed.id)),
+    ]
 
 
 async def test_what_waits_to_be_written_is_written_at_a_clean_stop(app: App, tenant: MakeTenant) -> None:

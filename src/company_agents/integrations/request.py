@@ -122,13 +122,15 @@ class Requests:
         agent_id = caller.agent_id()
         async with caller.scope.transaction() as tx:
             row = await tx.one("integration_for_use", agent_id=agent_id, **by)
+            there = await tx.one("integration_there", **by) if row is None else None
         if row is None:
+            # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
             self.audit.refusal(
                 caller.scope.company_id,
                 "integration.refused",
                 actor=caller.label,
-                integration=harmless(integration),
-                reason="unknown or not allowed",
+                integration=there["id"] if there else None,
+                reason="not allowed" if there else "unknown",
             )
             raise unknown_integration()
         return row

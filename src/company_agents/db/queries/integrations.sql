@@ -26,6 +26,9 @@ FROM integrations i JOIN credential_versions v ON v.integration_id = i.id AND v.
 WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s));
 
+-- name: integration_there
+SELECT id FROM integrations WHERE id = %(id)s::uuid OR name = %(name)s::text;
+
 -- name: integration_named
 SELECT id FROM integrations WHERE name = %(name)s;
 
