@@ -26,7 +26,7 @@ from company_agents.sensitive import Sensitive
 from tests.api.conftest import serving as serving_rest
 from tests.conftest import LOCAL, Tenant
 from tests.mcp.served import refused, served
-from tests.outgoing.servers import Server, reply, serve
+from tests.outgoing.servers import Recorded, Server, reply, serve
 from tests.promises.evidence import PROVIDER_TOKEN, Past, address, connect_integration, recorded, sql
 
 MakeTenant = Callable[[], Awaitable[Tenant]]
@@ -337,3 +337,31 @@ async def test_a_use_whose_row_cannot_be_read_does_not_begin(
     assert (opened.events, provider.connections) == ([], 0)
     for action in ("credential.begun", "credential.ended"):
         assert await recorded(app, here.company.id, action) == []
+
+
+async def test_a_check_says_where_it_goes_before_it_goes_there_and_how_it_went_after(
+    app: App, tenant: MakeTenant
+) -> None:
+    here = await tenant()
+    then: list[list[str]] = []
+    bodies = [b'{"ok": true}', b'{"ok": true}', b'{"ok": false, "error": "token_revoked"}']
+
+    def answer(_: Recorded) -> bytes:
+        then.append([event["action"] for event in committed(app, here.company.id)])
+        return reply(bodies.pop(0), content_type="application/json")
+
+    async with serve(answer) as server:
+        token = Sensitive("xoxb-of-a-stand-in-for-slack")
+        made = await app.integrations.connect(
+            here.local, "slack", token, base_url=server.url, allow_private_network=True
+        )
+        assert (await app.integrations.check(here.local, made.id)).status == "connected"
+        assert (await app.integrations.check(here.local, made.id)).status == "needs attention"
+        url = server.url
+    # The first call is that of connecting. Each check has begun by the time that the provider hears of it, and not ended.
+    assert [len(events) for events in then] == [0, 1, 3]
+    assert [events[-1] for events in then[1:]] == ["credential.begun"] * 2
+    for event in await recorded(app, here.company.id, "credential.begun", purpose="check"):
+        assert (event["host"], event["method"], event["path"]) == (url, "POST", "/api/auth.test")
+    ended = await recorded(app, here.company.id, "credential.ended")
+    assert [(event["result"], event["host"]) for event in ended] == [("accepted", url), ("refused", url)]

@@ -5,12 +5,13 @@ Connect, look at, allow, rotate, check, delete.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed
@@ -22,7 +23,7 @@ from company_agents.integrations.credential import Credential, check_token, dest
 from company_agents.integrations.probe import Proof, probe
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.outgoing.client import Outgoing
-from company_agents.secret_store.store import SecretStore
+from company_agents.secret_store.store import SecretStore, Use
 from company_agents.sensitive import Sensitive
 
 CONNECTED = "connected"
@@ -160,7 +161,8 @@ class Integrations:
         provider = self.providers.get(integration.provider)
         version = integration.version + 1
         # The destination is taken from the sealed credential, never from the row beside it.
-        _, present = await self._opened(caller, integration_id, "rotate")
+        async with self._opened(caller, integration_id, "rotate") as (_, present, use):
+            use.ended("opened")
         credential = Credential(present.destination, token)
         proof = await self._probed(caller, provider, credential, integration_id, version=version)
         async with caller.scope.transaction() as tx:
@@ -243,14 +245,19 @@ class Integrations:
         caller.require(Permission.INTEGRATION_CHECK)
         integration = await self.get(caller, integration_id)
         provider = self.providers.get(integration.provider)
-        version, credential = await self._opened(caller, integration_id, "check")
-        try:
-            proof = await probe(self.outgoing, provider, credential)
-        except ProbeFailed as error:
-            await self.set_status(caller.scope, integration_id, version, NEEDS_ATTENTION, error.sentence)
-        else:
-            scopes = list(proof.scopes) or None
-            await self.set_status(caller.scope, integration_id, version, CONNECTED, "", scopes=scopes)
+        call = {"host": integration.destination, **_call_of(provider)}
+        problem, scopes = "", None
+        async with self._opened(caller, integration_id, "check", **call) as (version, credential, use):
+            there = credential.destination.origin
+            try:
+                proof = await probe(self.outgoing, provider, credential)
+                scopes = list(proof.scopes) or None
+                use.ended("accepted", host=there)
+            except ProbeFailed as error:
+                problem = error.sentence
+                use.ended("refused", host=there)
+        status = NEEDS_ATTENTION if problem else CONNECTED
+        await self.set_status(caller.scope, integration_id, version, status, problem, scopes=scopes)
         return await self.get(caller, integration_id)
 
     async def delete(self, caller: Caller, integration_id: UUID) -> None:
@@ -314,18 +321,26 @@ class Integrations:
             await self._record(caller, "integration.probe_failed", integration_id, error=error.reason, **facts)
             raise
 
-    async def _opened(self, caller: Caller, integration_id: UUID, purpose: str) -> tuple[int, Credential]:
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, caller: Caller, integration_id: UUID, purpose: str, **call: Any
+    ) -> AsyncIterator[tuple[int, Credential, Use]]:
+        """The current version, open for as long as it is used; `call` says what for."""
         async with caller.scope.transaction() as tx:
             current = await _current(tx, integration_id)
-        facts = {"integration": integration_id, "version": current["version"], "purpose": purpose}
+        facts = {"integration": integration_id, "version": current["version"], "purpose": purpose, **call}
         async with self.store.use(caller.scope, current["secret_id"], actor=caller.label, **facts) as use:
-            use.ended("opened")
-            return current["version"], Credential.opened(use.secret)
+            yield current["version"], Credential.opened(use.secret), use
 
     async def _record(self, caller: Caller, action: str, integration_id: UUID, **facts: Any) -> None:
         await self.audit.append(
             caller.scope.company_id, action, actor=caller.label, integration=integration_id, **facts
         )
+
+
+def _call_of(provider: Provider) -> dict[str, str]:
+    call = provider.probe
+    return {"method": call.method, "path": path_template(call.path)} if call else {}
 
 
 async def _held(tx: Any, integration_id: UUID) -> dict[str, Any]:
