@@ -222,6 +222,30 @@ async def test_a_chain_that_has_lost_its_end_does_not_stop_the_others(
         assert len(await recorded(app, company, "test.noted")) == 2
 
 
+async def test_a_secret_that_goes_while_its_use_waits_to_be_recorded_is_not_handed_over(
+    app: App, tenant: MakeTenant, provider: Server, superuser: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await tenant()
+    made = await connect_integration(app, here, provider)
+    company = here.company.id
+    secret = (await sql(superuser, f"SELECT secret_id FROM credential_versions WHERE integration_id = '{made.id}'"))[0]
+    async with another_log(app) as log:
+        commit, seen = log.db.commit_events, []
+
+        async def at_first_too_slow(params: Any) -> Any:
+            # It does not know the end of this chain yet, so nothing is written by this; but the secret is read.
+            found = await commit(params)
+            seen.append([row["name"] for row in found if row["n"]])
+            if len(seen) == 1:
+                await app.integrations.delete(here.local, made.id)
+            return found
+
+        monkeypatch.setattr(log.db, "commit_events", at_first_too_slow)
+        assert await log.append_and_read(company, secret["secret_id"], "test.used") is None
+    assert seen[0] == [f"integration/{made.id}/1"]
+    assert not any(seen[1:])
+
+
 # — refusals —
 
 

@@ -254,6 +254,9 @@ class AuditLog:
             # There are events where the chain should end, or it has no end any more. Nothing was written.
             raise Tampered("the end of a chain is not where it was left") from error
         moved = _heads([row for row in found if row["n"] is None])
+        # Where this is not the first attempt, what an earlier one read may be gone since.
+        for pending in reading:
+            pending.row = None
         for row in found:
             if row["n"] is not None:
                 reading[row["n"] - 1].row = row
