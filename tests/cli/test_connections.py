@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -153,3 +155,34 @@ async def test_who_waits_for_an_answer_gets_it_whatever_they_sent_behind(
         _later.set()
         assert await answered(reader) == (b"HTTP/1.1 200 OK", b"0")
         assert await asyncio.wait_for(reader.read(), 20) == b""
+
+
+async def test_of_too_many_connections_the_last_are_hung_up_on_and_then_there_is_room_again(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "most_connections", 2)
+    async with connected(port) as first, connected(port) as second:
+        for reader, writer in (first, second):
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert await answered(reader) == (b"HTTP/1.1 200 OK", b"0")
+        async with connected(port) as (reader, _):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        first[1].write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert await answered(first[0]) == (b"HTTP/1.1 200 OK", b"0")
+        assert await asyncio.wait_for(first[0].read(), 20) == b""
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert await answered(reader) == (b"HTTP/1.1 200 OK", b"0")
+
+
+def test_half_of_the_files_that_may_be_open_are_for_others_than_connections() -> None:
+    # In a process of its own: the limit cannot be undone.
+    program = (
+        "import resource as r\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, 200))\n"
+        "from company_agents.cli import connections as c\n"
+        "c.make_room()\n"
+        "print(r.getrlimit(r.RLIMIT_NOFILE), c.most_connections)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(200, 200) 100"

@@ -1,11 +1,12 @@
 """
 One connection of the server under `up`, as anybody can open it: what can be sent before it is known who sends it has
-an end, in size and in time. The server's own has neither.
+an end, in size and in time, and so has the number of connections. With the server's own there is none of these.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -16,7 +17,24 @@ MOST_KEPT = 64 * 1024
 HEAD_TIME = 30.0
 BODY_TIME = 300.0
 
+# Connections at once; fewer where fewer files may be open, see `make_room`.
+MOST_CONNECTIONS = 20_000
+most_connections = 500
+
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def make_room() -> None:
+    """
+    Let this process have as many open files as it needs and may, half of them connections: whoever opens as many as they can
+    must not take from us those to the database and to providers.
+    """
+    global most_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 2 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(2 * MOST_CONNECTIONS, hard)
+    if resource.RLIM_INFINITY != soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    most_connections = files // 2
 
 
 class Connection(HttpToolsProtocol):
@@ -31,6 +49,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
         super().connection_made(transport)
+        if len(self.connections) > most_connections:
+            transport.close()
+            return
         self._patience = self.loop.call_later(HEAD_TIME, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,7 +14,7 @@ import uvicorn
 
 from company_agents.app import App
 from company_agents.asgi import open_front
-from company_agents.cli.connections import Connection
+from company_agents.cli.connections import Connection, make_room
 from company_agents.errors import Failed
 from company_agents.settings import Settings
 
@@ -46,6 +46,7 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
     Raises:
         MayNotStart: see `open_app`.
     """
+    make_room()
     async with open_front(settings) as (app, front):
         server = _Server(
             uvicorn.Config(
