@@ -300,7 +300,8 @@ async def test_while_the_server_is_away_every_door_says_503_and_afterwards_all_i
             )
             assert (ready.status, healthy.status) == (503, 200)
             assert [(answer.status, answer.json["code"]) for answer in refused] == [(503, "unavailable")] * 3
-            assert {answer.json["detail"] for answer in refused} == {"the database does not answer"}
+            said = {"the database does not answer", "no connection to the database could be had in time"}
+            assert {answer.json["detail"] for answer in refused} <= said
             with pytest.raises(MayNotStart, match="cannot be reached") as caught:
                 async with open_app(settings):
                     pass
