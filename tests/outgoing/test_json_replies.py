@@ -1,16 +1,18 @@
 """
-A reply in JSON is searched as it will be read, whatever was escaped in it and how.
+A reply is searched as it will be read: in JSON whatever was escaped and how, in base64 whatever its lines.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 
 import pytest
 
 from company_agents.outgoing.client import Outgoing, OutgoingRequest
 from company_agents.outgoing.destination import Destination, Placement
-from company_agents.outgoing.reply_search import REMOVED
+from company_agents.outgoing.reply_search import REMOVED, encodings
 from company_agents.sensitive import Sensitive
 from tests.outgoing.servers import reply, serve
 
@@ -51,3 +53,37 @@ async def test_that_it_is_declared_as_something_else_changes_nothing(outgoing: O
 )
 async def test_a_body_without_it_comes_as_it_was_sent(outgoing: Outgoing, body: str) -> None:
     assert await body_of(outgoing, body) == (body.encode(), 0)
+
+
+LONG = "github_pat_11ABCDEFG0abcdefghijklmn_opqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghi"
+
+
+def in_lines(text: bytes, width: int, line_end: str) -> str:
+    """Base64 as Ruby (60), PEM (64) and MIME (76) have it."""
+    whole = base64.b64encode(text).decode()
+    return "".join(whole[at : at + width] + line_end for at in range(0, len(whole), width))
+
+
+@pytest.mark.parametrize("width", [60, 64, 76])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("before", ["", "a", "Bearer ", "accept: */*, authorization: Bearer "])
+async def test_a_credential_in_base64_that_is_broken_into_lines_is_removed(
+    outgoing: Outgoing, width: int, line_end: str, before: str
+) -> None:
+    lines = in_lines(f"{before}{LONG} and more".encode(), width, line_end)
+    for body in (lines, json.dumps({"sent": lines}), json.dumps([{"sent": lines, "at": "é"}], indent=1)):
+        async with serve(reply(body.encode(), content_type="text/plain")) as server:
+            there = Destination.at(server.url, Placement.header(), allow_private=True)
+            found = await outgoing.call(GET, there, Sensitive(LONG))
+        assert found.removed == 1
+        read = re.sub(rb"\\[rn]|[\r\n]", b"", found.body)
+        assert REMOVED in read
+        assert [form for form in encodings(LONG.encode()) if form in read] == []
+        # What stands before and after it is as it was.
+        assert base64.b64encode(before.encode())[: len(before) * 8 // 6] in read
+        assert base64.b64encode(f"{before}{LONG} and more".encode())[-8:] in read
+
+
+async def test_lines_without_it_come_as_they_were_sent(outgoing: Outgoing) -> None:
+    body = in_lines(b"nothing of the kind" * 40, 60, "\n") + '{"a": "b\\nc"}\r\n'
+    assert await body_of(outgoing, body, "text/plain") == (body.encode(), 0)

@@ -137,7 +137,7 @@ class Outgoing:
             body = bytearray()
             async for chunk in reply.body():
                 body += chunk
-            whole = reply.searched_as_json(bytes(body))
+            whole = reply.searched_as_read(bytes(body))
             return OutgoingReply(reply.status, reply.headers, whole, reply.removed)
 
     @asynccontextmanager

@@ -87,12 +87,13 @@ class StreamedReply:
         if rest := self._searcher.finish():
             yield rest
 
-    def searched_as_json(self, body: bytes) -> bytes:
+    def searched_as_read(self, body: bytes) -> bytes:
         """
-        A whole body, already searched, searched once more as whoever parses it will read it: JSON lets any
-        character be escaped, and a library may escape one that no other does. Where that finds nothing, the body
-        comes back as it is.
+        A whole body, already searched, searched once more as whoever parses it will read it: base64 may be in lines,
+        JSON lets any character be escaped, and a library may escape one that no other does. Where that finds
+        nothing, the body comes back as it is.
         """
+        body = self._searcher.scrub_wrapped(body)
         if b"\\" not in body:
             return body
         try:

@@ -154,6 +154,8 @@ def _escaped_throughout(value: bytes) -> Iterator[bytes]:
     yield ("\\u" + units.upper().replace(" ", "\\u")).encode()
 
 
+_LINE_END = rb"(?:\r?\n|(?:\\r)?\\n)?"
+
 _HEAD = 8
 """Bytes of a pattern that a search in C looks for before Python looks closer; every pattern has them."""
 
@@ -163,10 +165,14 @@ class Patterns:
     What is searched for, prepared once per call and shared by the searches of headers and body.
     """
 
-    __slots__ = ("heads", "patterns", "starts")
+    __slots__ = ("base64", "heads", "patterns", "starts")
 
     def __init__(self, values: Iterable[Sensitive]) -> None:
+        values = tuple(values)
         found = {form for value in values for form in encodings(value.reveal())}
+        self.base64 = tuple(
+            sorted({form for value in values for form in _base64(value.reveal())}, key=len, reverse=True)
+        )
         self.patterns = tuple(sorted(found, key=len, reverse=True))
         self.heads = tuple((pattern[:_HEAD], pattern) for pattern in self.patterns)
         self.starts = frozenset(pattern[:length] for pattern in self.patterns for length in range(1, _HEAD))
@@ -199,6 +205,23 @@ class Searcher:
         clean = other._search(text, final=True)
         self.hits += other.hits
         return clean
+
+    def scrub_wrapped(self, text: bytes) -> bytes:
+        """
+        A whole text, in which base64 was broken into lines, as MIME has it and Ruby and Python do; also where the text is
+        JSON, and the line ends are `\\n`.
+        """
+        joined = text
+        for line_end in (b"\r", b"\n", b"\\r", b"\\n"):
+            joined = joined.replace(line_end, b"")
+        if len(joined) == len(text):
+            return text
+        for form in self._patterns.base64:
+            if form in joined:
+                broken = _LINE_END.join(re.escape(bytes([byte])) for byte in form)
+                text, hits = re.subn(broken, REMOVED, text)
+                self.hits += hits
+        return text
 
     def _search(self, text: bytes, *, final: bool) -> bytes:
         matches = _Matches(self._patterns.patterns, text)
