@@ -30,6 +30,7 @@ from company_agents.identity.sessions import Sessions
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.request import Requests
+from company_agents.integrations.turns import Turns
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
@@ -126,7 +127,9 @@ async def open_app(
             sessions=Sessions(db, store, audit, operators),
             providers=providers,
             integrations=integrations,
-            requests=Requests(store, audit, outgoing, integrations),
+            requests=Requests(
+                store, audit, outgoing, integrations, Turns(settings.company_calls, settings.call_timeout / 2)
+            ),
             tasks=Tasks(),
             memory=Memories(),
             redactor=redactor,

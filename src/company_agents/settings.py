@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_CALL_TIMEOUT"),
         description="seconds that one outgoing call may take",
     )
+    company_calls: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_COMPANY_CALLS"),
+        description="outgoing calls of one company that are under way at once; the next wait for half of a call's time",
+    )
     call_limit: int = Field(
         default=10 * 1024 * 1024,
         ge=1024,

@@ -54,6 +54,16 @@ async def test_a_body_is_sent_as_it_is(outgoing: Outgoing) -> None:
     assert "content-type" not in second.headers
 
 
+@pytest.mark.parametrize(("method", "body", "kept"), [("POST", b"x", True), ("GET", b"", True), ("GET", b"x", False)])
+async def test_after_a_body_that_may_be_left_unread_the_connection_serves_nobody_else(
+    outgoing: Outgoing, method: str, body: bytes, kept: bool
+) -> None:
+    async with serve(reply(b"ok")) as server:
+        await outgoing.call(OutgoingRequest(method, "/", body=body), at(server), CREDENTIAL)
+        await outgoing.call(GET, at(server), CREDENTIAL)
+    assert server.connections == (1 if kept else 2)
+
+
 async def test_a_body_is_streamed(outgoing: Outgoing) -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"one, "

@@ -23,6 +23,7 @@ from company_agents.integrations.credential import Credential
 from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION, Integrations, unknown_integration
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
+from company_agents.integrations.turns import Turns
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
 from company_agents.secret_store.store import Gone, SecretStore
 from company_agents.sensitive import harmless
@@ -50,6 +51,7 @@ class Requests:
     audit: AuditLog
     outgoing: Outgoing
     integrations: Integrations
+    turns: Turns
 
     async def request(
         self,
@@ -73,6 +75,7 @@ class Requests:
         Raises:
             NotFound: no such integration, or not for this agent; both read alike.
             Refused: the call may not go there, or its reply may not come back.
+            TooMany: the company has as many calls under way as it may.
             Unavailable: the provider, or our own record, cannot be reached.
             WrongUsage: method, path, query, headers or body will not do.
         """
@@ -80,13 +83,16 @@ class Requests:
         # Decided before anything is opened: a request that cannot be made is no use of a credential.
         outgoing_headers, content = _encoded(headers or {}, body)
         request = OutgoingRequest(method.upper(), path, _query(query or {}), outgoing_headers, content)
+        # Before it is looked up: whoever waits may no longer be allowed when the turn comes.
+        async with self.turns.of(caller.scope.company_id):
+            return await self._requested(caller, integration, request)
+
+    async def _requested(self, caller: Caller, integration: str, request: OutgoingRequest) -> Reply:
         for _ in range(MOST_LOOKS):
             found = await self._find(caller, integration)
             provider = self.integrations.providers.get(found["provider"])
             with contextlib.suppress(Gone):
-                reply = await self._sent(
-                    caller, found, replace(request, headers=_defaulted(outgoing_headers, provider))
-                )
+                reply = await self._sent(caller, found, _defaulted(request, provider))
                 await self._judge(caller, provider, found, reply)
                 return _shown(reply)
             # Rotated or deleted since it was found, and nothing was sent: look again.
@@ -189,9 +195,11 @@ def _utf8(text: str) -> bytes:
         raise WrongUsage("the body is not text that can be sent") from None
 
 
-def _defaulted(headers: dict[str, str], provider: Provider) -> dict[str, str]:
-    names = {name.lower() for name in headers}
-    return {**{name: value for name, value in provider.headers.items() if name.lower() not in names}, **headers}
+def _defaulted(request: OutgoingRequest, provider: Provider) -> OutgoingRequest:
+    given = dict(request.headers)
+    names = {name.lower() for name in given}
+    added = {name: value for name, value in provider.headers.items() if name.lower() not in names}
+    return replace(request, headers={**added, **given})
 
 
 def _shown(reply: OutgoingReply) -> Reply:

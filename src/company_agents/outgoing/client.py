@@ -30,6 +30,9 @@ from company_agents.sensitive import Sensitive
 MEBIBYTE = 1024 * 1024
 _LONGEST_HEADER = 32 * 1024
 
+# Methods whose body has no meaning (RFC 9110, 9.3), so that servers may leave it unread.
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRequest:
@@ -70,7 +73,8 @@ class Outgoing:
         idle_time: seconds that a streamed reply may be silent.
         request_limit: bytes of a request's body.
         reply_limit: bytes of a buffered reply's body, before and after decoding.
-        connections: kept per kind of network, half of them to one host at most.
+        connections: open at once per kind of network. Far more than one company may have calls under way: who
+            waits here would wait for another company's.
         resolve: another look-up of names.
         watched: entered with the credential while a call goes on, so that logs can be kept free of it.
     """
@@ -84,7 +88,7 @@ class Outgoing:
         idle_time: float = 300,
         request_limit: int = 10 * MEBIBYTE,
         reply_limit: int = 10 * MEBIBYTE,
-        connections: int = 100,
+        connections: int = 1000,
         resolve: guard.Resolve = guard.resolve,
         watched: Callable[[Sensitive], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
@@ -97,14 +101,15 @@ class Outgoing:
         self._connections = connections
         self._resolve = resolve
         self._watched = watched
-        self._sessions: dict[Reach, aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[Reach, bool], aiohttp.ClientSession] = {}
 
     async def start(self) -> None:
         """
-        Open the pools: one per reach, so that no connection is used by a call whose guard would refuse it.
+        Open the pools: one per reach, so that no connection is used by a call whose guard would refuse it; and one for
+        connections that serve once.
         """
         tls = await asyncio.to_thread(_tls, self._ca_file)
-        self._sessions = {reach: self._session(reach, tls) for reach in Reach}
+        self._sessions = {(reach, once): self._session(reach, tls, once) for reach in Reach for once in (False, True)}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -191,7 +196,9 @@ class Outgoing:
         self, hop: redirects.Hop, destination: Destination, placed: Placed, upload: _Upload
     ) -> aiohttp.ClientResponse:
         url, headers = _dressed(hop, destination, placed)
-        session = self._sessions.get(destination.reach)
+        # A server that leaves a body unread takes it for the next request on this connection, another caller's.
+        once = bool(hop.body) and hop.target.method in _BODILESS
+        session = self._sessions.get((destination.reach, once))
         if session is None:
             raise Unavailable("outgoing calls are closed")
         try:
@@ -202,9 +209,9 @@ class Outgoing:
             failure = upload.explain(exc)
         raise failure
 
-    def _session(self, reach: Reach, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    def _session(self, reach: Reach, tls: ssl.SSLContext, once: bool) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=guard.connector(reach, tls, self._resolve, self._connections),
+            connector=guard.connector(reach, tls, self._resolve, self._connections, once=once),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither proxies nor .netrc
             auto_decompress=False,

@@ -39,8 +39,13 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
 
 
-def connector(reach: Reach, tls: ssl.SSLContext, resolve: Resolve, connections: int) -> aiohttp.TCPConnector:
-    """A pool of connections of which none leads outside of `reach`. One reach, one pool: never share it."""
+def connector(
+    reach: Reach, tls: ssl.SSLContext, resolve: Resolve, connections: int, *, once: bool = False
+) -> aiohttp.TCPConnector:
+    """
+    A pool of connections of which none leads outside of `reach`. One reach, one pool: never share it. `once`: none is
+    kept for a second call.
+    """
 
     def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
         family, kind, proto, _, sockaddr = info
@@ -53,7 +58,7 @@ def connector(reach: Reach, tls: ssl.SSLContext, resolve: Resolve, connections: 
         use_dns_cache=False,
         socket_factory=guarded_socket,
         limit=connections,
-        limit_per_host=max(1, connections // 2),
+        force_close=once,
     )
 
 

@@ -24,7 +24,9 @@ WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
 SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id
 FROM integrations i JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
 WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR EXISTS (
-        SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s));
+        SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s))
+  -- The door has looked; but a call may have waited for its turn since.
+  AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active');
 
 -- name: integration_there
 SELECT id FROM integrations WHERE id = %(id)s::uuid OR name = %(name)s::text;
