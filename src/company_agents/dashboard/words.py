@@ -62,6 +62,7 @@ EVENTS = {
     "token.refused": "A token was refused",
     "operator.link_made": "Sign-in link made",
     "operator.joined": "Person joined",
+    "operator.reset": "Sign-in set up anew",
     "operator.signed_in": "Person signed in",
     "operator.sign_in_refused": "Sign-in refused",
     "operator.session_ended": "Session signed out",

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import InstanceScope
-from company_agents.db.database import Database
+from company_agents.db.database import Database, Tx
 from company_agents.errors import NotFound, Refused, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.passwords import check_new_password, hash_password, totp_step
@@ -126,7 +126,8 @@ class Operators:
 
     async def join(self, token: str, name: str, password: str, totp: Sensitive, code: str) -> Operator:
         """
-        Use a link: set name, password and second factor. A link for an existing person keeps their name.
+        Use a link: set name, password and second factor. A link for an existing person keeps their name, and ends what
+        there was of access in it: it may be in the wrong hands.
 
         Raises:
             NotFound: the link is no longer good.
@@ -140,31 +141,41 @@ class Operators:
         operator_id = invitation.operator_id or uuid4()
         password_hash = await hash_password(password)
         async with self.db.transaction(None) as tx:
+            if invitation.operator_id is not None:
+                # Of two links for one person that are used at once, the second finds itself void.
+                await tx.one("operator_lock", id=operator_id)
             # First, and only one of two that try: the rest happens to whoever used the link.
             if not await tx.run("link_use", id=invitation.id):
                 raise NotFound("this link was used or has expired")
-            secret_name = f"operator_totp/{operator_id}"
             params = {"id": operator_id, "password_hash": password_hash, "totp_step": step}
+            action, ended = "operator.joined", {}
             if invitation.operator_id is None:
-                await tx.run(
-                    "operator_insert",
-                    name=good_name(name, "a person"),
-                    instance_owner=invitation.instance_owner,
-                    **params,
-                )
-                await self.store.put(tx, secret_name, totp)
+                await self._insert(tx, invitation, name, totp, params)
             else:
                 await tx.run("operator_reset", **params)
-                await tx.run("sessions_end_all", operator_id=operator_id)
-                await self.store.replace(tx, secret_name, totp)
-            if invitation.company_id is not None:
-                await tx.run(
-                    "member_set", operator_id=operator_id, company_id=invitation.company_id, role=invitation.role
-                )
+                await self.store.replace(tx, f"operator_totp/{operator_id}", totp)
+                action, ended = "operator.reset", await self._end_access(tx, operator_id)
             row = await tx.one("operator_get", id=operator_id)
-            await self.audit.append(None, "operator.joined", actor=f"operator:{operator_id}", link=invitation.id)
+            await self.audit.append(None, action, actor=f"operator:{operator_id}", link=invitation.id, **ended)
         assert row is not None
         return Operator(**row)
+
+    async def _insert(self, tx: Tx, invitation: Invitation, name: str, totp: Sensitive, params: dict[str, Any]) -> None:
+        owner = invitation.instance_owner
+        await tx.run("operator_insert", name=good_name(name, "a person"), instance_owner=owner, **params)
+        await self.store.put(tx, f"operator_totp/{params['id']}", totp)
+        if invitation.company_id is not None:
+            company = {"company_id": invitation.company_id, "role": invitation.role}
+            await tx.run("member_set", operator_id=params["id"], **company)
+
+    async def _end_access(self, tx: Tx, operator_id: UUID) -> dict[str, Any]:
+        """End a person's sessions, tokens and other links. Returns what of it there was, for the record."""
+        sessions = await tx.run("sessions_end_all", operator_id=operator_id)
+        links = await tx.run("links_void_of", operator_id=operator_id)
+        tokens = [row["id"] for row in await tx.all("operator_tokens_revoke_all", operator_id=operator_id)]
+        for token_id in tokens:
+            await self._forget_token(tx, token_id)
+        return {"sessions_ended": sessions, "links_void": links, "tokens_revoked": tokens or None}
 
     async def get(self, operator_id: UUID) -> Operator:
         """
@@ -244,10 +255,13 @@ class Operators:
             row = await tx.one("operator_token_revoke", id=token_id, operator_id=principal.id)
             if row is None:
                 raise NotFound("this token does not exist", hint="`company-agents operator token list` shows them")
-            secret = await tx.one("secret_by_name", company_id=None, name=f"operator_token/{token_id}")
-            if secret is not None:
-                await self.store.delete(tx, secret["id"])
+            await self._forget_token(tx, token_id)
             await self.audit.append(None, "operator.token_revoked", actor=principal.label, token=token_id)
+
+    async def _forget_token(self, tx: Tx, token_id: UUID) -> None:
+        secret = await tx.one("secret_by_name", company_id=None, name=f"operator_token/{token_id}")
+        if secret is not None:
+            await self.store.delete(tx, secret["id"])
 
 
 def _person(principal: Principal) -> None:

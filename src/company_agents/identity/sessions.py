@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import InstanceScope
-from company_agents.db.database import Database
+from company_agents.db.database import Database, Row
 from company_agents.errors import NotFound, TooMany, Unauthenticated
 from company_agents.identity.operators import Operators, hashed
 from company_agents.identity.passwords import check_crowd, password_matches, totp_step
@@ -24,6 +24,8 @@ from company_agents.sensitive import Sensitive
 
 SESSION_HOURS = 12
 IDLE_MINUTES = 60
+# Of all that can be wrong with signing in, which it was is not said.
+NOT_RIGHT = "name, password or code is not right"
 # How long a password that was asked for again counts.
 CONFIRMED_MINUTES = 10
 # Failures that are free; from then on each doubles the wait, up to the longest (seconds).
@@ -72,26 +74,33 @@ class Sessions:
             Unauthenticated: name, password or code is wrong; which one is not said.
             TooMany: after several failures, for a while.
         """
-        await self._check(name, password, code, address=address)
-        async with self.db.transaction(None) as tx:
-            row = await tx.one("operator_by_name", name=name)
-        assert row is not None
-        return await self.open(row["id"], address=address, browser=browser)
+        row = await self._check(name, password, code, address=address)
+        return await self.open(row["id"], address=address, browser=browser, password_hash=row["password_hash"])
 
-    async def open(self, operator_id: UUID, *, address: str, browser: str) -> Sensitive:
-        """A session for somebody who has just proved who they are."""
+    async def open(
+        self, operator_id: UUID, *, address: str, browser: str, password_hash: str | None = None
+    ) -> Sensitive:
+        """
+        A session for somebody who has just proved who they are; where by a password, it is still theirs.
+
+        Raises:
+            Unauthenticated: the password was set anew since, or they were disabled.
+        """
         token = Sensitive(secrets.token_urlsafe(32))
         async with self.db.transaction(None) as tx:
             await tx.run("sessions_sweep")
-            await tx.run(
+            opened = await tx.run(
                 "session_insert",
                 id=uuid4(),
+                password_hash=password_hash,
                 operator_id=operator_id,
                 token_hash=hashed(token.reveal_text()),
                 hours=SESSION_HOURS,
                 address=address,
                 browser=browser[:200],
             )
+            if not opened:
+                raise Unauthenticated(NOT_RIGHT)
             await self.audit.append(None, "operator.signed_in", actor=f"operator:{operator_id}", address=address)
         return token
 
@@ -132,8 +141,11 @@ class Sessions:
                 raise NotFound("this session does not exist")
             await self.audit.append(None, "operator.session_ended", actor=principal.label, session=session_id)
 
-    async def _check(self, name: str, password: str, code: str | None, *, address: str) -> None:
-        """Password, and code unless None; failures are counted for the account, and for it from this address."""
+    async def _check(self, name: str, password: str, code: str | None, *, address: str) -> Row:
+        """
+        Password, and code unless None; failures are counted for the account, and for it from this address. Returns the
+        person's row.
+        """
         # Before anything is counted: who is turned away for others' sake has not failed.
         check_crowd()
         watched = _watched(f"account:{name.lower()[:100]}", address)
@@ -156,7 +168,9 @@ class Sessions:
             # A name that nobody has is put on record nowhere: it may be a password that was typed into the wrong field.
             # And who tries a thousand of them makes one event with a count.
             self.audit.refusal(None, "operator.sign_in_refused", name=name if row else None, address=address)
-            raise Unauthenticated("name, password or code is not right")
+            raise Unauthenticated(NOT_RIGHT)
+        assert row is not None
+        return row
 
     async def _sweep_failures(self) -> None:
         """Anybody may try any name; what they leave behind goes."""

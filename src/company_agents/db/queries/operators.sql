@@ -21,7 +21,11 @@ INSERT INTO operators (id, name, password_hash, totp_step, instance_owner)
 VALUES (%(id)s, %(name)s, %(password_hash)s, %(totp_step)s, %(instance_owner)s);
 
 -- name: operator_reset
-UPDATE operators SET password_hash = %(password_hash)s, totp_step = %(totp_step)s, disabled_at = NULL WHERE id = %(id)s;
+UPDATE operators SET password_hash = %(password_hash)s, totp_step = %(totp_step)s WHERE id = %(id)s;
+
+-- name: operator_lock
+-- Two that change how one person gets in, come one after the other; who signs in meanwhile waits too.
+SELECT id, disabled_at FROM operators WHERE id = %(id)s FOR UPDATE;
 
 -- name: operator_totp_take
 UPDATE operators SET totp_step = %(step)s WHERE id = %(id)s AND totp_step < %(step)s;
@@ -38,12 +42,18 @@ WHERE token_hash = %(token_hash)s AND used_at IS NULL AND ends_at > now();
 -- name: link_use
 UPDATE sign_in_links SET used_at = now() WHERE id = %(id)s AND used_at IS NULL AND ends_at > now();
 
+-- name: links_void_of
+UPDATE sign_in_links SET used_at = now() WHERE operator_id = %(operator_id)s AND used_at IS NULL AND ends_at > now();
+
 -- name: links_void_first
 UPDATE sign_in_links SET used_at = now() WHERE used_at IS NULL AND operator_id IS NULL AND instance_owner;
 
 -- name: session_insert
+-- For a person as they are now: with the password that was looked at, where one was, and not disabled since.
 INSERT INTO sessions (id, operator_id, token_hash, ends_at, address, browser)
-VALUES (%(id)s, %(operator_id)s, %(token_hash)s, now() + make_interval(hours => %(hours)s), %(address)s, %(browser)s);
+SELECT %(id)s, o.id, %(token_hash)s, now() + make_interval(hours => %(hours)s), %(address)s, %(browser)s
+FROM operators o WHERE o.id = %(operator_id)s AND o.disabled_at IS NULL
+  AND o.password_hash = coalesce(%(password_hash)s, o.password_hash) FOR SHARE;
 
 -- name: session_current
 -- `seen_at` is written at most once a minute.
@@ -114,3 +124,6 @@ WHERE %(operator_id)s::uuid IS NULL OR t.operator_id = %(operator_id)s ORDER BY 
 -- name: operator_token_revoke
 UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, now())
 WHERE id = %(id)s AND (%(operator_id)s::uuid IS NULL OR operator_id = %(operator_id)s) RETURNING id;
+
+-- name: operator_tokens_revoke_all
+UPDATE operator_tokens SET revoked_at = now() WHERE operator_id = %(operator_id)s AND revoked_at IS NULL RETURNING id;
