@@ -163,6 +163,7 @@ def _embedded_logins(membership: Membership) -> Logins:
 def _outgoing(settings: Settings, redactor: Redactor) -> Outgoing:
     return Outgoing(
         ca_file=settings.ca_file,
+        networks=settings.networks,
         call_time=settings.call_timeout,
         request_limit=settings.call_limit,
         reply_limit=settings.call_limit,

@@ -8,14 +8,18 @@ there), else from its default. `docs/settings.md` is checked against this table.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from company_agents.errors import MayNotStart
+
+Network = IPv4Network | IPv6Network
 
 # Variables whose value may hold a secret: their text is wiped from /proc/self/environ once read.
 SECRET_VARIABLES = ("DATABASE_URL", "DATABASE_DIRECT_URL", "MASTER_KEY_SOURCE")
@@ -69,6 +73,12 @@ class Settings(BaseSettings):
     ca_file: Path | None = _setting(
         None, "COMPANY_AGENTS_CA_FILE", "certificate authorities for outgoing calls; unset: the system's"
     )
+    private_networks: str = Field(
+        default="any",
+        validation_alias=AliasChoices("COMPANY_AGENTS_PRIVATE_NETWORKS"),
+        description="what an integration that may go to private networks may reach of them: `any`, `none`, or a list "
+        "such as `10.1.0.0/16, fd00:1::/32`",
+    )
     call_timeout: float = Field(
         default=60.0,
         gt=0,
@@ -96,6 +106,17 @@ class Settings(BaseSettings):
         description="debug, info, warning or error",
     )
 
+    @field_validator("private_networks")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        _read_networks(text)
+        return text
+
+    @property
+    def networks(self) -> tuple[Network, ...] | None:
+        """The private networks that may be reached; None: all of them."""
+        return _read_networks(self.private_networks)
+
     @property
     def url(self) -> str:
         """How people and agents reach this orchestrator, without a trailing slash."""
@@ -103,12 +124,18 @@ class Settings(BaseSettings):
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
 
 
+def _read_networks(text: str) -> tuple[Network, ...] | None:
+    if text == "any":
+        return None
+    return () if text == "none" else tuple(ip_network(part.strip()) for part in text.split(","))
+
+
 def read_settings(**given: Any) -> Settings:
     """
     The settings of this process; `given` (options of a command) win over everything.
 
     Raises:
-        MayNotStart: a value does not parse, or `config.toml` is no TOML.
+        MayNotStart: a value does not parse, or `config.toml` is no TOML, or another user could have written it.
     """
     home = Path(given.get("home") or os.environ.get("COMPANY_AGENTS_HOME") or default_home()).expanduser().absolute()
     file = _config_file(home)
@@ -137,11 +164,11 @@ def _present(given: dict[str, Any]) -> dict[str, Any]:
 
 def _config_file(home: Path) -> dict[str, Any]:
     try:
-        with (home / "config.toml").open("rb") as file:
-            found = tomllib.load(file)
+        content = _read_private(home, "config.toml")
+        found = tomllib.loads(content.decode())
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise MayNotStart("config.toml cannot be read", hint=f"look at {home / 'config.toml'}") from error
     known = set(Settings.model_fields) - {"home", "database_url", "database_direct_url"}
     unknown = sorted(set(found) - known)
@@ -151,3 +178,39 @@ def _config_file(home: Path) -> dict[str, Any]:
             hint="docs/settings.md lists them; secrets go into the environment",
         )
     return found
+
+
+def _read_private(home: Path, name: str) -> bytes:
+    """
+    A file of the home that nobody else can have written: it names programs, which we run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MayNotStart: somebody else's, or in somebody else's folder, or others may write to it.
+    """
+    # Both are checked as they were opened, and the one is opened from the other, so that nothing can be exchanged between
+    # the check and the reading. O_PATH asks for no right to list the folder; without O_NONBLOCK a pipe would wait.
+    folder = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise MayNotStart(
+                    f"{home / name} is not a file", hint="settings stand in a file, or in the environment"
+                )
+            _check_owner(home, os.fstat(folder))
+            _check_owner(home / name, status)
+            if stat.S_IMODE(status.st_mode) & 0o022:
+                raise MayNotStart(
+                    f"{home / name} can be written by others than its owner", hint=f"chmod go-w {home / name}"
+                )
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (os.geteuid(), 0):
+        raise MayNotStart(
+            f"{path} belongs to another user", hint=f"look at what it says, then chown {os.geteuid()} {path}"
+        )

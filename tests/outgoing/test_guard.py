@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from company_agents.outgoing.addresses import Reach
 from company_agents.outgoing.client import Outgoing, OutgoingRequest, _tls
 from company_agents.outgoing.destination import Destination, Placement
 from company_agents.sensitive import Sensitive
+from company_agents.settings import read_settings
 from tests.outgoing.conftest import Make
 from tests.outgoing.servers import Authority, reply, serve
 
@@ -171,3 +173,32 @@ def test_session_keys_are_not_written_where_the_environment_says(
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", f"{tmp_path}/keys")
     assert _tls(None).keylog_filename is None
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "reached"),
+    [
+        ("any", "127.0.0.1", True),
+        ("none", "127.0.0.1", False),
+        ("127.0.0.0/8", "127.0.0.1", True),
+        ("10.0.0.0/8, fd00::/8", "127.0.0.1", False),
+        ("127.0.0.0/8", "::ffff:127.0.0.1", True),
+        ("10.0.0.0/8", "::ffff:127.0.0.1", False),
+    ],
+)
+async def test_of_private_networks_only_those_that_the_instance_opens_are_reached(
+    make: Make, tmp_path: Path, networks: str, address: str, reached: bool
+) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return [address]
+
+    outgoing = await make(networks=read_settings(home=tmp_path, private_networks=networks).networks, resolve=resolve)
+    async with serve(reply(b"ok")) as server:
+        for host in ("inside.example", "127.0.0.1"):
+            there = Destination.at(f"http://{host}:{server.port}", Placement.header(), allow_private=True)
+            if reached:
+                assert (await outgoing.call(GET, there, CREDENTIAL)).body == b"ok"
+            else:
+                with pytest.raises(Refused, match="may not connect to"):
+                    await outgoing.call(GET, there, CREDENTIAL)
+        assert bool(server.connections) is reached

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from yarl import URL
@@ -16,6 +17,7 @@ from yarl import URL
 from company_agents.errors import WrongUsage
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 class Kind(enum.Enum):
@@ -78,12 +80,23 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32
 
 def kind_of(address: Address) -> Kind:
     """What kind of network `address` belongs to; one that carries an IPv4 address inside is judged by that."""
+    address = _inner(address)
     if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
-        return kind_of(inner) if inner else _kind_of_6(address)
+        return _kind_of_6(address)
     if any(address in net for net in _NEVER_4):
         return Kind.NEVER
     return Kind.PRIVATE if any(address in net for net in _PRIVATE_4) else Kind.PUBLIC
+
+
+def is_within(address: Address, networks: Iterable[Network]) -> bool:
+    """Whether it belongs to one of these; judged by what it carries inside, like its kind."""
+    return any(_inner(address) in net for net in networks)
+
+
+def _inner(address: Address) -> Address:
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address)
 
 
 def _kind_of_6(address: IPv6Address) -> Kind:

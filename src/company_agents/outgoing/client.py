@@ -67,6 +67,7 @@ class Outgoing:
     Makes outgoing calls; one for the whole process, between `start` and `close`.
 
     Args:
+        networks: the private networks that a destination which may go to private ones may reach; None: all.
         ca_file: certificates of authorities that are trusted besides the system's.
         connect_time: seconds until a connection stands, look-up and handshake included.
         call_time: seconds for a whole buffered call.
@@ -82,6 +83,7 @@ class Outgoing:
     def __init__(
         self,
         *,
+        networks: guard.Networks = None,
         ca_file: Path | None = None,
         connect_time: float = 10,
         call_time: float = 60,
@@ -92,6 +94,7 @@ class Outgoing:
         resolve: guard.Resolve = guard.resolve,
         watched: Callable[[Sensitive], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
+        self._networks = networks
         self._ca_file = ca_file
         self._connect_time = connect_time
         self._call_time = call_time
@@ -211,7 +214,7 @@ class Outgoing:
 
     def _session(self, reach: Reach, tls: ssl.SSLContext, once: bool) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=guard.connector(reach, tls, self._resolve, self._connections, once=once),
+            connector=guard.connector(reach, tls, self._resolve, self._connections, networks=self._networks, once=once),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither proxies nor .netrc
             auto_decompress=False,

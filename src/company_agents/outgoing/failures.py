@@ -28,7 +28,8 @@ def explain(error: Exception, host: str) -> CompanyAgentsError:
         case aiohttp.ClientConnectorError(os_error=ForbiddenAddress()):
             return Refused(
                 f"{host} leads to an address that this integration may not connect to",
-                hint="private addresses are allowed per integration, with --allow-private-network",
+                hint="private addresses are allowed per integration, with --allow-private-network, and by the setting "
+                "COMPANY_AGENTS_PRIVATE_NETWORKS",
             )
         case aiohttp.ClientConnectorCertificateError():
             return Unavailable(f"the certificate of {host} is not good: {_reason(error.certificate_error)}")

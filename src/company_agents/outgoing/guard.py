@@ -18,10 +18,13 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from company_agents.outgoing.addresses import Reach, kind_of, literal
+from company_agents.outgoing.addresses import Kind, Network, Reach, is_within, kind_of, literal
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses, as text. Raises OSError where there are none."""
+
+
+Networks = tuple[Network, ...] | None
 
 
 class ForbiddenAddress(OSError):
@@ -40,21 +43,27 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 
 
 def connector(
-    reach: Reach, tls: ssl.SSLContext, resolve: Resolve, connections: int, *, once: bool = False
+    reach: Reach,
+    tls: ssl.SSLContext,
+    resolve: Resolve,
+    connections: int,
+    *,
+    networks: Networks = None,
+    once: bool = False,
 ) -> aiohttp.TCPConnector:
     """
-    A pool of connections of which none leads outside of `reach`. One reach, one pool: never share it. `once`: none is
-    kept for a second call.
+    A pool of connections of which none leads outside of `reach`, and of private networks into these only (None: any).
+    One reach, one pool: never share it. `once`: none is kept for a second call.
     """
 
     def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
         family, kind, proto, _, sockaddr = info
-        _judge(str(sockaddr[0]), reach)
+        _judge(str(sockaddr[0]), reach, networks)
         return socket.socket(family, kind, proto)
 
     return aiohttp.TCPConnector(
         ssl=tls,
-        resolver=_Resolver(reach, resolve),
+        resolver=_Resolver(reach, resolve, networks),
         use_dns_cache=False,
         socket_factory=guarded_socket,
         limit=connections,
@@ -63,8 +72,9 @@ def connector(
 
 
 class _Resolver(AbstractResolver):
-    def __init__(self, reach: Reach, resolve: Resolve) -> None:
+    def __init__(self, reach: Reach, resolve: Resolve, networks: Networks) -> None:
         self._reach = reach
+        self._networks = networks
         self._resolve = resolve
 
     async def resolve(
@@ -75,16 +85,18 @@ class _Resolver(AbstractResolver):
             raise OSError("the name has no address")
         # One bad address refuses all: an honest name has none.
         for address in addresses:
-            _judge(address, self._reach)
+            _judge(address, self._reach, self._networks)
         return [_result(host, address, port) for address in dict.fromkeys(addresses)]
 
     async def close(self) -> None:
         pass
 
 
-def _judge(address: str, reach: Reach) -> None:
+def _judge(address: str, reach: Reach, networks: Networks) -> None:
     parsed = literal(address)
-    if parsed is None or kind_of(parsed) not in reach.value:
+    kind = Kind.NEVER if parsed is None else kind_of(parsed)
+    closed = kind is Kind.PRIVATE and networks is not None and not (parsed and is_within(parsed, networks))
+    if kind not in reach.value or closed:
         raise ForbiddenAddress(f"not an address to connect to: {address}")
 
 
