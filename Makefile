@@ -18,7 +18,7 @@ help: ## this list
 	@echo
 	@echo "ARGS=\"…\" is handed to the command; PYTHON=… picks the interpreter; WORKERS=… the test processes."
 
-up: ## install what is needed and start: dashboard, API, MCP and gateway on port 3101
+up: ## install what is needed and start: dashboard, API and MCP on port 3101
 	@scripts/install requirements.lock
 	@exec $(BIN)/company-agents up $(ARGS)
 

@@ -119,7 +119,7 @@ async def _key(app: App) -> Check:
         return Check("master key", False, f"{missing[0]} seals secrets and is not in the ring", "put it back")
     good = status.active.seals < status.seals_urge_rotation
     detail = f"{status.active.key_id} at {status.source}, {count(status.active.seals, 'seal')}"
-    return Check("master key", good, detail, "it has sealed half of what is safe: rotate it")
+    return Check("master key", good, detail, "it has sealed half of what is safe: a new instance has a new one")
 
 
 async def _secrets(app: App) -> Check:

@@ -23,7 +23,7 @@ async def status(session: Session) -> Result:
         lost = "" if key.in_ring else ", NOT in the source"
         lines.append(f"{key.key_id}  {key.state:<8}  {since}, {sealed}{lost}")
     urge = found.active.seals >= found.seals_urge_rotation
-    note = "the active key has sealed half of what is safe: rotate it" if urge else ""
+    note = "the active key has sealed half of what is safe: a new instance has a new one" if urge else ""
     return Result(data, text="\n".join(lines), note=note)
 
 

@@ -118,7 +118,7 @@ def prepare(folder: Path, programs: Path, client: int, setup: str) -> None:
     if found != str(major):
         raise MayNotStart(
             f"the database was made by Postgres {found}, and this is Postgres {major}",
-            hint=f"set COMPANY_AGENTS_POSTGRES_BIN to a Postgres {found}, export a backup, and restore it into a new home",
+            hint=f"set COMPANY_AGENTS_POSTGRES_BIN to the bin folder of a Postgres {found}",
         )
     _write(data / "pg_hba.conf", HBA)
     _write(data / "pg_ident.conf", ident(client))

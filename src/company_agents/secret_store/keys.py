@@ -47,7 +47,7 @@ class HeldKeys:
         if seals > SEALS_LIMIT:
             raise Refused(
                 "the master key has sealed as many values as is safe",
-                hint="run `company-agents key rotate`",
+                hint="what is sealed still opens; a new instance has a new key: connect the integrations there",
                 code="key_worn_out",
             )
         return await self.get(key_id)
