@@ -25,6 +25,7 @@ from company_agents.errors import CompanyAgentsError
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
 from company_agents.identity.identity import Identity
+from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
 from company_agents.integrations.integrations import Integrations
@@ -65,6 +66,7 @@ class App:
     companies: Companies
     agents: Agents
     operators: Operators
+    members: Members
     sessions: Sessions
     providers: Providers
     integrations: Integrations
@@ -124,6 +126,7 @@ async def open_app(
             companies=Companies(db, audit),
             agents=Agents(store, audit),
             operators=operators,
+            members=Members(db, audit),
             sessions=Sessions(db, store, audit, operators),
             providers=providers,
             integrations=integrations,

@@ -13,10 +13,11 @@ import pytest
 from playwright.async_api import Page, expect
 
 from company_agents.app import App
+from company_agents.identity.permissions import Role
 from company_agents.identity.principal import Caller
 from company_agents.sensitive import Sensitive
 from tests.dashboard.conftest import NewPage
-from tests.dashboard.people import LOCAL, PASSWORD, Person
+from tests.dashboard.people import LOCAL, PASSWORD, Person, join
 from tests.dashboard.standin import FIRST_TOKEN, SECOND_TOKEN
 
 pytestmark = pytest.mark.browser
@@ -200,11 +201,13 @@ async def test_the_keyboard_alone_connects_an_integration(
 
 async def _every_page(app: App, caller: Caller, integration: Any, agent: Any) -> dict[str, str]:
     home = f"/companies/{caller.scope.company_id}"
+    longest = await join(app, await app.operators.invite(caller, Role.OPERATOR), uuid.uuid4().hex * 3)
     link = await app.operators.link(LOCAL)
     one, ann = f"{home}/integrations/{integration.id}", f"{home}/agents/{agent.id}"
     signed_in = [
         *("/companies", "/companies/new", "/account", "/account/tokens/new", "/people", "/people/link", "/audit"),
         *("/confirm", "/patterns", "/nowhere", home, f"{home}/invite", f"{home}/audit", f"{home}/audit/verify"),
+        *(f"{home}/people", f"{home}/people/{longest.operator.id}/remove"),
         *(f"{home}/integrations", f"{home}/integrations/connect", f"{home}/integrations/connect/slack"),
         *(f"{home}/integrations/connect/generic", one, f"{one}/allow", f"{one}/rotate", f"{one}/delete"),
         *(f"{home}/agents", f"{home}/agents/hire", ann, f"{ann}/rotate-token", f"{ann}/retire"),

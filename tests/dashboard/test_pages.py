@@ -67,7 +67,7 @@ async def test_a_viewer_sees_no_way_to_act_and_is_refused(
     here = await tenant()
     integration = await _slack(app, here, provider_address)
     viewer = await member(app, here.local, Role.VIEWER)
-    path = _filled(page, here, integration.id)
+    path = _filled(page, here, integration.id, viewer.operator.id)
     async with viewer.client() as browser:
         refused = await browser.post(path, data={"name": "x", "token": SECOND_TOKEN, "who": "all", "role": "owner"})
         assert refused.status_code == 403
@@ -94,7 +94,7 @@ async def test_another_company_reads_like_one_that_does_not_exist(
 ) -> None:
     here, there = await tenant(), await tenant()
     stranger = await member(app, there.local, Role.OWNER)
-    path = _filled(page, here, uuid.uuid4())
+    path = _filled(page, here, uuid.uuid4(), (await member(app, here.local, Role.VIEWER)).operator.id)
     async with stranger.client() as browser:
         found = await (browser.get(path) if page.show else browser.post(path))
     assert found.status_code == 404
@@ -410,7 +410,9 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         assert "agent.created" in agents.text
         assert "Use of an integration refused" in (await browser.get(audit, params={"kind": "integration."})).text
         # Kinds that are only in the other log are not offered.
-        assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {"credential", "integration", "agent", "secret"}
+        assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {
+            *("credential", "integration", "agent", "member", "secret")
+        }
         instance = await browser.get("/audit")
         assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {"operator", "token", "key", "secret"}
         assert (await browser.get(audit, params={"before": "x"})).status_code == 422

@@ -4,6 +4,8 @@ Getting past us into the database, and what the audit chains say afterwards.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, cast
 from uuid import UUID
 
@@ -36,6 +38,16 @@ async def sql(connection: Past, query: str, **params: Any) -> list[dict[str, Any
     """Run a statement: its rows, where it has any."""
     cursor = await connection.execute(query.encode(), params or None)
     return await cursor.fetchall() if cursor.description else []
+
+
+@contextlib.asynccontextmanager
+async def no_right_to_insert(superuser: Past) -> AsyncIterator[None]:
+    """For a while no event can be written."""
+    await sql(superuser, "REVOKE INSERT ON audit_events FROM company_agents_serve")
+    try:
+        yield
+    finally:
+        await sql(superuser, "GRANT INSERT ON audit_events TO company_agents_serve")
 
 
 async def recorded(app: App, company_id: UUID | None, action: str, **facts: Any) -> list[dict[str, Any]]:

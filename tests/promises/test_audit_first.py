@@ -27,7 +27,15 @@ from tests.api.conftest import serving as serving_rest
 from tests.conftest import LOCAL, Tenant
 from tests.mcp.served import refused, served
 from tests.outgoing.servers import Recorded, Server, reply, serve
-from tests.promises.evidence import PROVIDER_TOKEN, Past, address, connect_integration, recorded, sql
+from tests.promises.evidence import (
+    PROVIDER_TOKEN,
+    Past,
+    address,
+    connect_integration,
+    no_right_to_insert,
+    recorded,
+    sql,
+)
 
 MakeTenant = Callable[[], Awaitable[Tenant]]
 
@@ -66,15 +74,6 @@ def opened(app: App, monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 # — how it can come that nothing can be recorded —
-
-
-@contextlib.asynccontextmanager
-async def no_right_to_insert(superuser: Past) -> AsyncIterator[None]:
-    await sql(superuser, "REVOKE INSERT ON audit_events FROM company_agents_serve")
-    try:
-        yield
-    finally:
-        await sql(superuser, "GRANT INSERT ON audit_events TO company_agents_serve")
 
 
 @contextlib.asynccontextmanager

@@ -55,7 +55,21 @@ async def link(
 async def listing(session: Session) -> Result:
     """List the people."""
     people = await session.app.operators.list(session.principal)
-    return Result({"items": people, "next": None}, columns=("id", "name", "instance_owner", "created_at"))
+    columns = ("id", "name", "instance_owner", "created_at", "disabled_at")
+    return Result({"items": people, "next": None}, columns=columns)
+
+
+@command(group, "disable")
+async def disable(session: Session, id: SomeId) -> Result:
+    """Refuse a person's password, sessions and tokens until they are enabled."""
+    person = await session.app.operators.disable(session.principal, id)
+    return Result(person, note="their sessions are ended, and all open sign-in links are void")
+
+
+@command(group, "enable")
+async def enable(session: Session, id: SomeId) -> Result:
+    """Take a disabled person's password and tokens again."""
+    return Result(await session.app.operators.enable(session.principal, id))
 
 
 @command(token_group, "create")

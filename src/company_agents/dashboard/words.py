@@ -22,6 +22,7 @@ NOTICES = {
     "paused": "Paused. The agent's token is refused until you resume it.",
     "active": "Resumed. The agent's token is taken again.",
     "retired": "Retired. The agent's token is refused for good; its history stays.",
+    "removed": "Removed. Their role in the company is gone from now on.",
     "joined": "Welcome. You are signed in.",
     "signed-out": "You are signed out.",
     "session-ended": "That session is signed out.",
@@ -63,6 +64,9 @@ EVENTS = {
     "operator.link_made": "Sign-in link made",
     "operator.joined": "Person joined",
     "operator.reset": "Sign-in set up anew",
+    "operator.disabled": "Person disabled",
+    "operator.enabled": "Person enabled",
+    "member.removed": "Member removed",
     "operator.signed_in": "Person signed in",
     "operator.sign_in_refused": "Sign-in refused",
     "operator.session_ended": "Session signed out",
@@ -76,6 +80,7 @@ FILTERS = {
     "credential.": "Uses of credentials",
     "integration.": "Integrations",
     "agent.": "Agents",
+    "member.": "People",
     "secret.": "Altered secrets",
 }
 INSTANCE_FILTERS = {

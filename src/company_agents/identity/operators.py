@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import InstanceScope
 from company_agents.db.database import Database, Tx
-from company_agents.errors import NotFound, Refused, WrongUsage
+from company_agents.errors import Conflict, NotFound, Refused, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.passwords import check_new_password, hash_password, totp_step
 from company_agents.identity.permissions import Kind, Permission, Role, lower_role
@@ -81,10 +81,14 @@ class Operators:
         """
         A link's token for an owner of the instance, or for a person who lost password or device. Good once, for
         15 minutes.
+
+        Raises:
+            NotFound: there is no such person.
+            Conflict: they are disabled.
         """
         principal.require(Permission.OPERATOR_MANAGE)
         if operator_id is not None:
-            await self.get(operator_id)
+            _enabled(await self.get(operator_id))
         return await self._new_link(principal.label, operator_id=operator_id, instance_owner=operator_id is None)
 
     async def invite(self, caller: Caller, role: Role) -> Sensitive:
@@ -141,11 +145,11 @@ class Operators:
         operator_id = invitation.operator_id or uuid4()
         password_hash = await hash_password(password)
         async with self.db.transaction(None) as tx:
-            if invitation.operator_id is not None:
-                # Of two links for one person that are used at once, the second finds itself void.
-                await tx.one("operator_lock", id=operator_id)
+            # Of two links for one person that are used at once, the second finds itself void.
+            known = await tx.one("operator_lock", id=operator_id)
+            disabled = known is not None and known["disabled_at"] is not None
             # First, and only one of two that try: the rest happens to whoever used the link.
-            if not await tx.run("link_use", id=invitation.id):
+            if disabled or not await tx.run("link_use", id=invitation.id):
                 raise NotFound("this link was used or has expired")
             params = {"id": operator_id, "password_hash": password_hash, "totp_step": step}
             action, ended = "operator.joined", {}
@@ -200,6 +204,48 @@ class Operators:
             row = await tx.one("operator_highest_role", id=operator_id)
         return Role(row["role"]) if row and row["role"] else Role.VIEWER
 
+    async def disable(self, principal: Principal, operator_id: UUID) -> Operator:
+        """
+        Let a person in no more, until `enable`. Their sessions end; their tokens are refused, and count again once they
+        are enabled. Every open link is void, whoever it is for: who made one is not kept with it, and it may be theirs.
+
+        Raises:
+            NotFound: there is no such person.
+            Conflict: they are the last owner of the instance.
+        """
+        principal.require(Permission.OPERATOR_MANAGE)
+        await self.get(operator_id)
+        async with self.db.transaction(None) as tx:
+            owners = [row["id"] for row in await tx.all("instance_owners_lock")]
+            if owners == [operator_id]:
+                raise Conflict(
+                    "the last owner of the instance cannot be disabled",
+                    hint="`company-agents operator link` makes a link for another",
+                )
+            known = await tx.one("operator_lock", id=operator_id)
+            if known is not None and known["disabled_at"] is None:
+                await tx.run("operator_disable", id=operator_id)
+                ended = {
+                    "sessions_ended": await tx.run("sessions_end_all", operator_id=operator_id),
+                    "links_void": await tx.run("links_void_all"),
+                }
+                await self.audit.append(None, "operator.disabled", actor=principal.label, operator=operator_id, **ended)
+        return await self.get(operator_id)
+
+    async def enable(self, principal: Principal, operator_id: UUID) -> Operator:
+        """
+        Let a disabled person in again, with the password and the tokens that they had.
+
+        Raises:
+            NotFound: there is no such person.
+        """
+        principal.require(Permission.OPERATOR_MANAGE)
+        await self.get(operator_id)
+        async with self.db.transaction(None) as tx:
+            if await tx.run("operator_enable", id=operator_id):
+                await self.audit.append(None, "operator.enabled", actor=principal.label, operator=operator_id)
+        return await self.get(operator_id)
+
     # — tokens —
 
     async def create_token(
@@ -210,6 +256,7 @@ class Operators:
 
         Raises:
             Refused: for somebody else, or by a token itself: a token that makes tokens would never end.
+            Conflict: they are disabled.
         """
         _person(principal)
         if principal.kind is Kind.OPERATOR and (principal.via == "token" or operator_id not in (None, principal.id)):
@@ -219,7 +266,7 @@ class Operators:
             raise WrongUsage("whose token is it to be?", hint="name an operator")
         if not 1 <= days <= LONGEST_TOKEN_DAYS:
             raise WrongUsage(f"a token lives 1 to {LONGEST_TOKEN_DAYS} days")
-        role = lower_role(role, await self.principal_role((await self.get(owner)).id))
+        role = lower_role(role, await self.principal_role(_enabled(await self.get(owner)).id))
         token_id = uuid4()
         token = new_operator_token(token_id)
         async with self.db.transaction(None) as tx:
@@ -262,6 +309,12 @@ class Operators:
         secret = await tx.one("secret_by_name", company_id=None, name=f"operator_token/{token_id}")
         if secret is not None:
             await self.store.delete(tx, secret["id"])
+
+
+def _enabled(operator: Operator) -> Operator:
+    if operator.disabled_at is not None:
+        raise Conflict("this person is disabled", hint="`company-agents operator enable` lets them in again")
+    return operator
 
 
 def _person(principal: Principal) -> None:

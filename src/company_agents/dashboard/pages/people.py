@@ -1,5 +1,5 @@
 """
-People: who there is, and links for those who are to join or cannot get in.
+People: who there is, who is in a company, and links for those who are to join or cannot get in.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from company_agents.dashboard.forms import Form
-from company_agents.dashboard.visit import Page, Visit
+from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, WrongUsage
 from company_agents.identity.operators import LINK_MINUTES, Operator
 from company_agents.identity.permissions import Permission, Role
@@ -16,7 +16,7 @@ from company_agents.sensitive import Sensitive
 ROLES = {
     Role.VIEWER: "sees integrations, agents and the audit log, and changes nothing",
     Role.OPERATOR: "also connects, rotates and deletes integrations, and hires agents",
-    Role.OWNER: "also invites people",
+    Role.OWNER: "also invites people, and removes them",
 }
 
 
@@ -55,6 +55,24 @@ async def act_invite(visit: Visit) -> Response:
     return _link_page(visit, token, visit.home, for_whom=f"somebody new, as {form.text('role')}")
 
 
+async def show_members(visit: Visit) -> Response:
+    """Everybody with a role in this company."""
+    return visit.page("members.html", members=await visit.app.members.list(visit.caller))
+
+
+async def show_remove(visit: Visit) -> Response:
+    """What removing somebody means."""
+    return visit.page("member_remove.html", member=await visit.app.members.get(visit.caller, visit.id("person")))
+
+
+async def act_remove(visit: Visit) -> Response:
+    """Take somebody's role in this company away."""
+    member = await visit.app.members.remove(visit.caller, visit.id("person"))
+    # Whoever removed themselves has no page here to go back to.
+    left = member.id == visit.me.id and not member.instance_owner
+    return go("/companies" if left else f"{visit.home}/people", done="removed")
+
+
 async def _person(visit: Visit) -> Operator | None:
     return await visit.app.operators.get(visit.id("person")) if "person" in visit.request.path_params else None
 
@@ -69,5 +87,12 @@ PAGES = [
     Page("/people", show_people, permission=Permission.OPERATOR_MANAGE),
     Page("/people/link", show_link, act_link, permission=Permission.OPERATOR_MANAGE),
     Page("/people/{person:uuid}/link", show_link, act_link, permission=Permission.OPERATOR_MANAGE),
+    Page("/companies/{company:uuid}/people", show_members, permission=Permission.MEMBER_MANAGE),
+    Page(
+        "/companies/{company:uuid}/people/{person:uuid}/remove",
+        show_remove,
+        act_remove,
+        permission=Permission.MEMBER_MANAGE,
+    ),
     Page("/companies/{company:uuid}/invite", show_invite, act_invite, permission=Permission.MEMBER_MANAGE),
 ]

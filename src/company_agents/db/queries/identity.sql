@@ -16,6 +16,18 @@ ORDER BY c.created_at, c.id LIMIT %(limit)s;
 INSERT INTO memberships (operator_id, company_id, role) VALUES (%(operator_id)s, %(company_id)s, %(role)s)
 ON CONFLICT (operator_id, company_id) DO UPDATE SET role = excluded.role;
 
+-- name: member_list
+SELECT o.id, o.name, m.role, o.instance_owner, m.created_at, o.disabled_at
+FROM memberships m JOIN operators o ON o.id = m.operator_id
+WHERE m.company_id = %(company_id)s ORDER BY m.created_at, o.id;
+
+-- name: members_lock
+-- In one order, so that two who remove one another come one after the other, and the second sees who is left.
+SELECT operator_id FROM memberships WHERE company_id = %(company_id)s ORDER BY operator_id FOR UPDATE;
+
+-- name: member_remove
+DELETE FROM memberships WHERE company_id = %(company_id)s AND operator_id = %(operator_id)s;
+
 -- name: agent_insert
 INSERT INTO agents (id, company_id, name) VALUES (%(id)s, %(company_id)s, %(name)s);
 

@@ -27,6 +27,19 @@ UPDATE operators SET password_hash = %(password_hash)s, totp_step = %(totp_step)
 -- Two that change how one person gets in, come one after the other; who signs in meanwhile waits too.
 SELECT id, disabled_at FROM operators WHERE id = %(id)s FOR UPDATE;
 
+-- name: instance_owner_any
+SELECT id FROM operators WHERE instance_owner AND disabled_at IS NULL LIMIT 1;
+
+-- name: instance_owners_lock
+-- In one order, so that two who disable one another come one after the other, and the second sees who is left.
+SELECT id FROM operators WHERE instance_owner AND disabled_at IS NULL ORDER BY id FOR UPDATE;
+
+-- name: operator_disable
+UPDATE operators SET disabled_at = now() WHERE id = %(id)s;
+
+-- name: operator_enable
+UPDATE operators SET disabled_at = NULL WHERE id = %(id)s AND disabled_at IS NOT NULL;
+
 -- name: operator_totp_take
 UPDATE operators SET totp_step = %(step)s WHERE id = %(id)s AND totp_step < %(step)s;
 
@@ -44,6 +57,12 @@ UPDATE sign_in_links SET used_at = now() WHERE id = %(id)s AND used_at IS NULL A
 
 -- name: links_void_of
 UPDATE sign_in_links SET used_at = now() WHERE operator_id = %(operator_id)s AND used_at IS NULL AND ends_at > now();
+
+-- name: links_void_all
+UPDATE sign_in_links SET used_at = now() WHERE used_at IS NULL AND ends_at > now();
+
+-- name: links_void_company
+UPDATE sign_in_links SET used_at = now() WHERE company_id = %(company_id)s AND used_at IS NULL AND ends_at > now();
 
 -- name: links_void_first
 UPDATE sign_in_links SET used_at = now() WHERE used_at IS NULL AND operator_id IS NULL AND instance_owner;
