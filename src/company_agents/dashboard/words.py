@@ -37,8 +37,9 @@ HINTS = {
     "leave --header away": "leave the header empty",
     "`company-agents operator link` makes a new one": "ask an owner for a new one; on the server, "
     "`company-agents operator link` makes one",
-    "private addresses are allowed per integration, with --allow-private-network": "if that is meant, say so under "
-    "Advanced: it may be in a private network",
+    "private addresses are allowed per integration, with --allow-private-network, and by the setting "
+    "COMPANY_AGENTS_PRIVATE_NETWORKS": "if that is meant, say so under Advanced: it may be in a private network; the "
+    "setting `COMPANY_AGENTS_PRIVATE_NETWORKS` has to allow it too",
 }
 
 EVENTS = {
