@@ -169,6 +169,8 @@ def _config_file(home: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
+        if not (os.access(home, os.X_OK) and home.is_dir()):
+            raise MayNotStart(f"{home} cannot be entered", hint="check the path of the instance home") from error
         raise MayNotStart("config.toml cannot be read", hint=f"look at {home / 'config.toml'}") from error
     known = set(Settings.model_fields) - {"home", "database_url", "database_direct_url"}
     unknown = sorted(set(found) - known)

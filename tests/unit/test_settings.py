@@ -182,6 +182,10 @@ def test_what_is_no_file_is_refused_and_keeps_nobody_waiting(config: Path) -> No
     assert refused(config.parent).exit_status == 78
 
 
+def test_a_home_that_is_no_folder_is_named(config: Path) -> None:
+    assert refused(config).sentence == f"{config} cannot be entered"
+
+
 def test_a_file_that_is_no_text_is_refused(config: Path) -> None:
     config.write_bytes(b"port = \xff\xfe\n")
     assert refused(config.parent).sentence == "config.toml cannot be read"
