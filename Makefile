@@ -39,7 +39,7 @@ format: venv ## put imports and layout in order
 bench: venv ## measure
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
-demo: venv ## a company, an agent and a provider on this machine, from connecting to rotating
+demo: venv ## a company, an agent and a provider on this machine, and where its token is not
 	@exec $(BIN)/python demo/run.py $(ARGS)
 
 venv: ## only install, with what tests need
