@@ -94,3 +94,11 @@ def test_a_refusal_names_the_permission() -> None:
         principal.require(Permission.COMPANY_CREATE)
     assert (caught.value.exit_status, caught.value.http_status) == (4, 403)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(("via", "said"), [(Via.TOKEN, "--role"), (Via.SESSION, "ask an owner of the company")])
+def test_who_is_refused_with_a_token_reads_that_its_role_counts(via: Via, said: str) -> None:
+    somebody = Principal(Kind.OPERATOR, "ola", via, uuid4(), None, Role.VIEWER, Role.OPERATOR)
+    with pytest.raises(Refused) as refused:
+        somebody.require(Permission.COMPANY_CREATE)
+    assert said in refused.value.hint

@@ -35,6 +35,10 @@ HINTS = {
     "give another --name": "choose another name",
     "give --base-url https://host": "give its address, as https://host",
     "leave --header away": "leave the header empty",
+    "use https://, or give --allow-private-network": "use https://, or say under Advanced that it may be in a private "
+    "network",
+    "if that is meant, give --allow-private-network": "if that is meant, say so under Advanced: it may be in a private "
+    "network",
     "`company-agents operator link` makes a new one": "ask an owner for a new one; on the server, "
     "`company-agents operator link` makes one",
     "private addresses are allowed per integration, with --allow-private-network, and by the setting "

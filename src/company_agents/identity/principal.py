@@ -88,8 +88,8 @@ class Caller:
 
 
 def _hint(principal: Principal) -> str:
-    return (
-        "ask an owner of the company"
-        if principal.kind is Kind.OPERATOR
-        else "docs/security/permissions.md has the table"
-    )
+    if principal.kind is not Kind.OPERATOR:
+        return "docs/security/permissions.md has the table"
+    if principal.via is Via.TOKEN:
+        return "a token has a role of its own, and the lower one counts: make it with --role, or ask an owner"
+    return "ask an owner of the company"

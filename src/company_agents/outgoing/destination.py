@@ -126,7 +126,9 @@ class Destination:
         if self.scheme not in _DEFAULT_PORTS:
             raise WrongUsage("the address begins with https://, or with http:// on a private network")
         if self.scheme == "http" and not self.allow_private:
-            raise WrongUsage("http:// is for private networks only", hint="use https://, or allow the private network")
+            raise WrongUsage(
+                "http:// is for private networks only", hint="use https://, or give --allow-private-network"
+            )
         if not 1 <= self.port <= 65535:
             raise WrongUsage("the port is a number from 1 to 65535")
         if len(set(self.hosts)) != len(self.hosts):
@@ -141,7 +143,7 @@ class Destination:
         if address is None or kind_of(address) in self.reach.value:
             return
         if kind_of(address) is Kind.PRIVATE:
-            raise WrongUsage(f"{host} is a private address", hint="allow the private network for this integration")
+            raise WrongUsage(f"{host} is a private address", hint="if that is meant, give --allow-private-network")
         if kind_of(address) is Kind.PUBLIC:
             raise WrongUsage("http:// is for private networks only", hint="use https://")
         raise WrongUsage(f"{host} is an address that no credential may go to")
