@@ -61,7 +61,6 @@ async def test_one_row_is_found_without_reading_the_others_of_its_company(
             "secret_lookup": (array_text([company]), array_text([row["id"]])),
             "secret_by_name": {"company_id": company, "name": name},
             "agent_get": {"id": agent},
-            "agent_list": {"after_at": None, "after_id": None, "limit": 50},
         }
         texts = {**statements(), "secret_lookup": "SELECT * FROM secret_lookup(%s::uuid[], %s::uuid[])"}
         read = {query: await _rows_read(tx, texts[query], params) for query, params in ways.items()}
