@@ -144,6 +144,8 @@ def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> Non
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, _BoundedFile):
+            old.close()
     for handler in handlers:
         handler.setFormatter(formatter)
         root.addHandler(handler)
