@@ -147,7 +147,7 @@ async def test_the_first_event_cannot_be_deleted(app: App, company: UUID | None,
     chain = company or app.instance.id
     async with put_back(superuser, chain):
         await sql(superuser, "DELETE FROM audit_events WHERE chain = %(c)s AND seq = 1", c=chain)
-        assert (await faults(app, company))[0] == Fault(chain, 1, "event 1 missing")
+        assert (await faults(app, company))[0] == Fault(chain, 1, "it is missing")
         await sql(superuser, "DELETE FROM audit_events WHERE chain = %(c)s", c=chain)
         assert await faults(app, company) == (Fault(chain, 1, NO_END),)
 
@@ -162,7 +162,7 @@ async def test_what_was_done_in_two_places_is_named_in_both(app: App, company: U
         await sql(superuser, "DELETE FROM audit_events WHERE chain = %(c)s AND seq = %(n)s", c=chain, n=last - 2)
         assert [(fault.seq, fault.what) for fault in await faults(app, company)] == [
             (last - 5, NOT_WRITTEN),
-            (last - 2, f"event {last - 2} missing"),
+            (last - 2, "it is missing"),
         ]
 
 
@@ -232,8 +232,8 @@ async def test_the_command_names_what_is_wrong_and_ends_with_1(app: App, tenant:
         one = await asyncio.to_thread(verify, app, "--company", str(company), "--json")
     assert told.status == 1
     assert told.out.splitlines()[-2:] == [
-        f"chain {company}, event {last - 2}: event {last - 2} missing",
+        f"chain {company}, event {last - 2}: it is missing",
         "something is wrong",
     ]
-    fault: dict[str, Any] = {"chain": str(company), "seq": last - 2, "what": f"event {last - 2} missing"}
+    fault: dict[str, Any] = {"chain": str(company), "seq": last - 2, "what": "it is missing"}
     assert (one.status, one.json["ok"], one.json["chains"][0]["faults"]) == (1, False, [fault])

@@ -46,8 +46,10 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
     async for row in tx.stream("audit_chain", chain=chain):
         expected = seq + 1
         if row["seq"] != expected:
-            missing = f"event {expected}" if row["seq"] == expected + 1 else f"events {expected} to {row['seq'] - 1}"
-            faults.append(Fault(chain, expected, f"{missing} missing"))
+            missing = (
+                "it is missing" if row["seq"] == expected + 1 else f"it and all up to {row['seq'] - 1} are missing"
+            )
+            faults.append(Fault(chain, expected, missing))
             # The link to what is missing cannot be checked: go on from what this event says of itself.
         elif (key := keys.get(row["audit_key"])) is None:
             faults.append(Fault(chain, row["seq"], "it names an audit key that does not exist"))

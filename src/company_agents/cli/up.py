@@ -104,14 +104,17 @@ def _bound(settings: Settings) -> Iterator[socket.socket]:
         try:
             listening.bind(address)
         except OSError as error:
-            raise _not_bound(settings, (error.strerror or "no").lower()) from error
+            hint = "a port below 1024 needs a right that this user does not have; --port takes another"
+            raise _not_bound(
+                settings, (error.strerror or "no").lower(), hint if isinstance(error, PermissionError) else None
+            ) from error
         yield listening
 
 
-def _not_bound(settings: Settings, why: str) -> MayNotStart:
+def _not_bound(settings: Settings, why: str, hint: str | None = None) -> MayNotStart:
     return MayNotStart(
         f"{settings.host} port {settings.port} cannot be listened on: {why}",
-        hint="another program may be using it; --port takes another, 0 a free one",
+        hint=hint or "another program may be using it; --port takes another, 0 a free one",
         code="address",
     )
 
