@@ -27,8 +27,7 @@ from tests.cli.postgres import postgres_with
 from tests.cli.processes import Machine, Tenant, Up, ask, machine_in, tenant
 from tests.cli.standin import TOKEN, StandIn, stand_in
 from tests.dashboard.people import owner
-from tests.database.processes import ROOT
-from tests.database.processes import postmaster, the_supervisor, until, wait_gone, wait_stopped
+from tests.database.processes import ROOT, postmaster, the_supervisor, until, wait_gone, wait_stopped
 
 KEYS = ["ready", "url", "mcp_url", "gateway_url", "sign_in_url"]
 
