@@ -4,6 +4,7 @@
 SHELL := /bin/sh
 PYTHON ?=
 WORKERS ?= 2
+SOURCES ?=
 ARGS ?=
 export PYTHON
 
@@ -16,10 +17,11 @@ PLACES := $(wildcard src tests benchmarks demo)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "ARGS=\"…\" is handed to the command; PYTHON=… picks the interpreter; WORKERS=… the test processes."
+	@echo "ARGS=\"…\" is handed to the command; PYTHON=… picks the interpreter; WORKERS=… the test processes;"
+	@echo "SOURCES=1 installs what key sources other than a file need."
 
 up: ## install what is needed and start: dashboard, API and MCP on port 3101
-	@scripts/install requirements.lock
+	@scripts/install requirements$(if $(SOURCES),-sources).lock
 	@exec $(BIN)/company-agents up $(ARGS)
 
 # Where Chromium cannot be had, its tests say that they were left out; CI does not let that pass.
@@ -45,7 +47,7 @@ demo: venv ## a company, an agent and a provider on this machine, and where its 
 venv: ## only install, with what tests need
 	@scripts/install requirements-dev.lock
 
-lock: ## make both locks anew, with the newest versions
+lock: ## make the locks anew, with the newest versions
 	@scripts/lock $(ARGS)
 
 clean: ## remove what was installed and built; the data of instances is elsewhere and stays

@@ -22,7 +22,7 @@ from company_agents.hardening import harden, wipe_environment
 from company_agents.logs import Redactor, start_logging
 from company_agents.mcp_server import mcp_door
 from company_agents.sensitive import harmless
-from company_agents.settings import SECRET_VARIABLES, Settings, read_settings
+from company_agents.settings import Settings, read_settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -155,7 +155,7 @@ class Application:
         try:
             harden()
             settings = read_settings()
-            wipe_environment(SECRET_VARIABLES)
+            wipe_environment(settings.secret_variables)
             async with open_front(settings) as (_, self._front):
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

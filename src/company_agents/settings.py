@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from company_agents.errors import MayNotStart
@@ -22,7 +22,16 @@ from company_agents.errors import MayNotStart
 Network = IPv4Network | IPv6Network
 
 # Variables whose value may hold a secret: their text is wiped from /proc/self/environ once read.
-SECRET_VARIABLES = ("DATABASE_URL", "DATABASE_DIRECT_URL", "MASTER_KEY_SOURCE")
+SECRET_VARIABLES = (
+    "DATABASE_URL",
+    "DATABASE_DIRECT_URL",
+    "MASTER_KEY_SOURCE",
+    "VAULT_TOKEN",
+    "VAULT_SECRET_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_SECRET",
+)
 
 
 def default_home() -> Path:
@@ -42,9 +51,67 @@ class Settings(BaseSettings):
     # An empty variable is one that is not set: `COMPANY_AGENTS_HOME=` must not come to mean this folder.
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
+    _key_value: SecretStr | None = PrivateAttr(None)
+
     home: Path = _setting(None, "COMPANY_AGENTS_HOME", "the instance home; holds the database, the key and the logs")
     master_key_path: str | None = _setting(None, "MASTER_KEY_PATH", "where the master key's file lies")
     master_key_source: SecretStr | None = _setting(None, "MASTER_KEY_SOURCE", "the address of the key source")
+    key_period: int = Field(
+        default=365,
+        ge=1,
+        le=36500,
+        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_PERIOD"),
+        description="days after which a master key is called old, and its rotation is asked for",
+    )
+    key_grace: int = Field(
+        default=30,
+        ge=0,
+        le=36500,
+        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_GRACE"),
+        description="days that a rotated master key is kept for older backups, before it can be pruned",
+    )
+    key_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        le=120,
+        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_SOURCE_TIMEOUT"),
+        description="seconds that one call to the key source may take",
+    )
+    key_endpoint: str | None = _setting(
+        None,
+        "COMPANY_AGENTS_KEY_SOURCE_ENDPOINT",
+        "another address of the AWS, GCP or Azure service that keeps the key",
+    )
+    key_ca_file: Path | None = _setting(
+        None, "COMPANY_AGENTS_KEY_SOURCE_CA_FILE", "certificate authorities for the key source; unset: the system's"
+    )
+    vault_addr: str | None = _setting(None, "VAULT_ADDR", "the address of Vault, https://host:8200")
+    vault_namespace: str | None = _setting(None, "VAULT_NAMESPACE", "the namespace in Vault")
+    vault_cacert: Path | None = _setting(None, "VAULT_CACERT", "certificate authorities for Vault")
+    vault_token: SecretStr | None = _setting(None, "VAULT_TOKEN", "a token for Vault")
+    vault_role_id: str | None = _setting(None, "VAULT_ROLE_ID", "the role id of an AppRole in Vault")
+    vault_secret_id: SecretStr | None = _setting(None, "VAULT_SECRET_ID", "the secret id of an AppRole in Vault")
+    vault_kubernetes_role: str | None = _setting(
+        None, "COMPANY_AGENTS_VAULT_KUBERNETES_ROLE", "the role of this pod's service account in Vault"
+    )
+    vault_kubernetes_token: Path = _setting(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        "COMPANY_AGENTS_VAULT_KUBERNETES_TOKEN",
+        "the file that holds the token of the service account",
+    )
+    vault_auth_mount: str | None = _setting(
+        None, "COMPANY_AGENTS_VAULT_AUTH_MOUNT", "where the auth method is mounted; unset: `approle` or `kubernetes`"
+    )
+    aws_access_key_id: str | None = _setting(
+        None, "AWS_ACCESS_KEY_ID", "an access key for AWS; unset: AWS's own chain of credentials"
+    )
+    aws_secret_access_key: SecretStr | None = _setting(None, "AWS_SECRET_ACCESS_KEY", "its secret")
+    aws_session_token: SecretStr | None = _setting(None, "AWS_SESSION_TOKEN", "its session token, if it has one")
+    azure_tenant_id: str | None = _setting(
+        None, "AZURE_TENANT_ID", "the tenant of a service principal; unset: Azure's own chain of credentials"
+    )
+    azure_client_id: str | None = _setting(None, "AZURE_CLIENT_ID", "its id")
+    azure_client_secret: SecretStr | None = _setting(None, "AZURE_CLIENT_SECRET", "its secret")
     database_url: SecretStr | None = _setting(None, "DATABASE_URL", "your own Postgres, 15 to 18; unset: embedded")
     database_direct_url: SecretStr | None = _setting(
         None, "DATABASE_DIRECT_URL", "the same database without a pooler: for migrations and for work on the instance"
@@ -118,10 +185,27 @@ class Settings(BaseSettings):
         return _read_networks(self.private_networks)
 
     @property
+    def key_value(self) -> SecretStr | None:
+        """What the variable held that `env://NAME` names; None where it names none, or one that is not set."""
+        return self._key_value
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variables whose text is to be wiped from this process once they are read."""
+        key = key_variable(self.master_key_source)
+        return (*SECRET_VARIABLES, key) if key else SECRET_VARIABLES
+
+    @property
     def url(self) -> str:
         """How people and agents reach this orchestrator, without a trailing slash."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+
+def key_variable(source: SecretStr | None) -> str | None:
+    """The name of the variable that holds the master key, where the key source is `env://NAME`."""
+    scheme, _, name = (source.get_secret_value() if source else "").partition("://")
+    return name if scheme == "env" and name else None
 
 
 def _read_networks(text: str) -> tuple[Network, ...] | None:
@@ -149,7 +233,11 @@ def read_settings(**given: Any) -> Settings:
             return (init_settings, named["env_settings"], InitSettingsSource(settings_cls, file))
 
     try:
-        return Read(**{**_present(given), "home": home})
+        read = Read(**{**_present(given), "home": home})
+        key = key_variable(read.master_key_source)
+        value = os.environ.get(key) if key else None
+        read._key_value = SecretStr(value) if value else None
+        return read
     except ValidationError as error:
         # The error quotes the value, which may be a secret: only the name of the setting is repeated.
         name = str(error.errors()[0]["loc"][0])
@@ -172,7 +260,8 @@ def _config_file(home: Path) -> dict[str, Any]:
         if not (os.access(home, os.X_OK) and home.is_dir()):
             raise MayNotStart(f"{home} cannot be entered", hint="check the path of the instance home") from error
         raise MayNotStart("config.toml cannot be read", hint=f"look at {home / 'config.toml'}") from error
-    known = set(Settings.model_fields) - {"home", "database_url", "database_direct_url"}
+    secret = {name for name, setting in Settings.model_fields.items() if "SecretStr" in str(setting.annotation)}
+    known = set(Settings.model_fields) - {"home"} - secret | {"master_key_source"}
     unknown = sorted(set(found) - known)
     if unknown:
         raise MayNotStart(

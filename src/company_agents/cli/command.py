@@ -105,10 +105,10 @@ def settings_of_command(**given: Any) -> Settings:
         MayNotStart: a setting that cannot be used.
     """
     from company_agents.hardening import wipe_environment
-    from company_agents.settings import SECRET_VARIABLES, read_settings
+    from company_agents.settings import read_settings
 
     settings = read_settings(**given)
-    wipe_environment(SECRET_VARIABLES)
+    wipe_environment(settings.secret_variables)
     return settings
 
 

@@ -1,20 +1,25 @@
 """
-The master key in a file: `master.key` is 32 raw bytes, the ring lies beside it as `keys/<key id>.key`.
+The master key in a file: `master.key` is 32 raw bytes, the ring lies beside it as `keys/<key id>.key`, and
+`keys/instance` says whose it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 from company_agents.crypto.keyring import KEY_BYTES, MasterKey
 from company_agents.errors import MayNotStart
+from company_agents.keysources.failures import changed, read_only
 from company_agents.keysources.found import Found
 from company_agents.sensitive import Sensitive
+from company_agents.settings import Settings
 
 
 class FileSource:
@@ -25,15 +30,19 @@ class FileSource:
         MayNotStart: a file that any other user could read or has put there, that is no key, or that cannot be written.
     """
 
+    claims_alone = True
+    after_destroy = ""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ring = path.parent / "keys"
+        self.mark = self.ring / "instance"
         self.address = f"file://{path}"
 
     @classmethod
-    def at(cls, rest: str, home: Path) -> FileSource:
+    def at(cls, rest: str, settings: Settings) -> FileSource:
         """The source of `file://<rest>`: absolute, or relative to the home."""
-        return cls((home / Path(rest).expanduser()).absolute())
+        return cls((settings.home / Path(rest).expanduser()).absolute())
 
     async def read(self) -> Found:
         """Every key in `keys/`, and `master.key` as the hint; a `master.key` put there by hand counts as a key."""
@@ -49,40 +58,81 @@ class FileSource:
                     "key_wrong", f"{path} does not hold the key that its name says", "put the right key back"
                 )
             keys[key.key_id] = key
+        kept = frozenset(keys)
         if current is not None:
             keys.setdefault(current.key_id, current)
-        return Found(tuple(keys.values()), current)
+        return Found(tuple(keys.values()), current, kept, self._owner())
 
-    async def add(self, key: MasterKey) -> None:
-        """Create `keys/<key id>.key`: exclusively, whole or not at all, on the disk when this returns."""
-        target = self.ring / f"{key.key_id}.key"
-        with _explained(target):
+    async def check_writable(self, seen: Found) -> None:
+        """Write a file beside the keys, and remove it."""
+        with _explained(self.ring, writing=True):
             _private_folder(self.path.parent)
             _private_folder(self.ring)
-            with _written(self.ring, key) as temporary, contextlib.suppress(FileExistsError):
+            for folder in (self.ring, self.path.parent):
+                with _written(folder, "check", b"-" * KEY_BYTES):
+                    pass
+
+    async def claim(self, instance: UUID, seen: Found) -> None:
+        """Create `keys/instance`: exclusively, unless it is taken over."""
+        with _explained(self.mark, writing=True):
+            _private_folder(self.path.parent)
+            _private_folder(self.ring)
+            with _written(self.ring, "instance", f"{instance}\n".encode()) as temporary:
+                if seen.owner is not None and self._owner() == seen.owner:
+                    temporary.replace(self.mark)
+                else:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(temporary, self.mark)
+            _sync_folder(self.ring)
+        if self._owner() != instance:
+            raise changed(self.address)
+
+    async def add(self, key: MasterKey, seen: Found) -> None:
+        """Create `keys/<key id>.key`: exclusively, whole or not at all, on the disk when this returns."""
+        target = self.ring / f"{key.key_id}.key"
+        with _explained(target, writing=True):
+            _private_folder(self.path.parent)
+            _private_folder(self.ring)
+            with (
+                _written(self.ring, key.key_id, key.secret.reveal()) as temporary,
+                contextlib.suppress(FileExistsError),
+            ):
                 # A link fails where a rename would overwrite.
                 os.link(temporary, target)
             _sync_folder(self.ring)
         if _read_key(target) != key:
             raise _refusal("key_wrong", f"{target} was there with another key", "move it away, and try again")
 
-    async def make_current(self, key_id: str) -> None:
+    async def make_current(self, key_id: str, seen: Found) -> None:
         """Replace `master.key` by a copy of a key of the ring."""
         key = _read_key(self.ring / f"{key_id}.key")
-        with _explained(self.path):
-            with _written(self.path.parent, key) as temporary:
+        with _explained(self.path, writing=True):
+            with _written(self.path.parent, key.key_id, key.secret.reveal()) as temporary:
                 temporary.replace(self.path)
             _sync_folder(self.path.parent)
 
-    async def destroy(self, key_id: str) -> None:
+    async def destroy(self, key_id: str, seen: Found) -> None:
         """Remove a key's file."""
         target = self.ring / f"{key_id}.key"
-        with _explained(target):
+        with _explained(target, writing=True):
             target.unlink(missing_ok=True)
             # What a kill left behind in the middle of writing this key is a copy of it.
             for left in (*self.ring.glob(_temporary(key_id, "*")), *self.path.parent.glob(_temporary(key_id, "*"))):
                 left.unlink(missing_ok=True)
             _sync_folder(self.ring)
+
+    def _owner(self) -> UUID | None:
+        with _explained(self.mark):
+            try:
+                with open(self.mark, "rb") as file:
+                    _check_owner_and_mode(self.mark, os.fstat(file.fileno()))
+                    return UUID(file.read(64).decode().strip())
+            except FileNotFoundError:
+                return None
+            except ValueError:
+                raise _refusal(
+                    "key_source_mark", f"{self.mark} does not say whose keys these are", "put the instance's id there"
+                ) from None
 
 
 def _read_key(path: Path) -> MasterKey:
@@ -138,13 +188,13 @@ def _temporary(key_id: str, mark: str) -> str:
 
 
 @contextlib.contextmanager
-def _written(folder: Path, key: MasterKey) -> Iterator[Path]:
-    """A temporary file in the folder that holds the key, on the disk; gone at the end unless it was renamed."""
-    temporary = folder / _temporary(key.key_id, secrets.token_hex(8))
+def _written(folder: Path, name: str, content: bytes) -> Iterator[Path]:
+    """A temporary file in the folder, on the disk; gone at the end unless it was renamed."""
+    temporary = folder / _temporary(name, secrets.token_hex(8))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "wb") as file:
-            file.write(key.secret.reveal())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
@@ -161,10 +211,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, *, writing: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if writing and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise read_only(f"file://{path}") from error
         raise _refusal(
             "key_unreadable",
             f"{path} cannot be used: {(error.strerror or 'input/output error').lower()}",

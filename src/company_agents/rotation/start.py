@@ -44,8 +44,8 @@ async def unlock(db: Database, source: KeySource) -> KeyRing:
             # A rotation was killed before it wrote the hint; or somebody put another key of ours there, and
             # that may be the only copy.
             if found.current.key_id in {row["key_id"] for row in registered if row["state"] in NEEDED}:
-                await source.add(found.current)
-            await source.make_current(active)
+                await source.add(found.current, found)
+            await source.make_current(active, found)
         return KeyRing(found.keys)
 
 
@@ -80,8 +80,8 @@ async def _first(tx: Tx, source: KeySource, found: Found) -> KeyRing:
         )
     key = found.keys[0] if found.keys else MasterKey.generate()
     # By its id first, then as the hint, and registered last: killed in between, the next start adopts it.
-    await source.add(key)
-    await source.make_current(key.key_id)
+    await source.add(key, found)
+    await source.make_current(key.key_id, found)
     await tx.run("master_key_first", key_id=key.key_id, source=source.address)
     return KeyRing((key,))
 
