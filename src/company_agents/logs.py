@@ -20,6 +20,9 @@ import structlog
 from company_agents.outgoing.reply_search import SHORTEST, Patterns, Searcher
 from company_agents.sensitive import Sensitive
 
+# Whatever the client libraries of key sources say below a warning: botocore's debug lines hold bodies, and keys.
+_KEY_SOURCES = ("boto3", "botocore", "azure", "msal", "google", "grpc", "hvac", "requests", "urllib3")
+
 MOST_BYTES = 10 * 1024 * 1024
 KEPT_FILES = 5
 
@@ -150,8 +153,8 @@ def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> Non
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(level.upper())
-    # A line per request of ours is enough, and a client library's debug line may hold a header.
-    for name in ("uvicorn.access", "aiohttp", "mcp", "asyncio", "psycopg", "httpx2", "httpcore2"):
+    # A line per request of ours is enough, and a client library's debug line may hold a header, or a whole body.
+    for name in ("uvicorn.access", "aiohttp", "mcp", "asyncio", "psycopg", "httpx2", "httpcore2", *_KEY_SOURCES):
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
