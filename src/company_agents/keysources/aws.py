@@ -32,6 +32,7 @@ from company_agents.settings import Settings
 _ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:([a-z0-9-]+):\d{12}:secret:[A-Za-z0-9/_+=.@-]+")
 _NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _CURRENT, _PREVIOUS, _CLAIM = "AWSCURRENT", "AWSPREVIOUS", "ca-instance"
+_INSTANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MOST_LABELS = 20
 # Version ids are derived from this: a repeated or delayed write is the same version. Never to be changed.
 _NAMESPACE = UUID("6f0a2c1e-5d0b-5c63-9b1f-8f2f5a3d7c41")
@@ -133,8 +134,9 @@ class AwsSource:
         content = self._content(version) if named or labels & {_CURRENT, _PREVIOUS} else None
         if content is None:
             return None
-        if not named and _CURRENT not in labels:
-            # A key that was kept, and lost its label to somebody's hand, is recognised by its version's id.
+        if not named and (_CURRENT not in labels or _INSTANCE.fullmatch(str(content))):
+            # A key that was kept, and lost its label to somebody's hand, is recognised by its version's id. A claim that
+            # was the first version is current from birth, and when it is taken over it loses its own label only.
             key = _key_or_none(content)
             return key if key is not None and version == _version_of(key.key_id) else None
         key = key_from(content, f"{self.address}, version {version}")
@@ -148,8 +150,8 @@ class AwsSource:
             raise _full(self.address)
         for version, labels in [*versions.items()][:1]:
             content = self._content(version)
-            name = "SecretBinary" if isinstance(content, bytes) else "SecretString"
-            self._call("put_secret_value", ClientRequestToken=version, VersionStages=[*labels], **{name: content})
+            again: dict[str, Any] = {"SecretBinary" if isinstance(content, bytes) else "SecretString": content}
+            self._call("put_secret_value", ClientRequestToken=version, VersionStages=[*labels], **again)
             with contextlib.suppress(self._errors.InvalidParameterException):
                 self._call("update_secret_version_stage", VersionStage="ca-check", RemoveFromVersionId=version)
 
@@ -219,7 +221,7 @@ class AwsSource:
 
     def _content(self, version: str) -> str | bytes | None:
         with contextlib.suppress(self._errors.ResourceNotFoundException):  # a version can have labels and no content
-            found = self._call("get_secret_value", writing=False, VersionId=version)
+            found: dict[str, Any] = self._call("get_secret_value", writing=False, VersionId=version)
             return found.get("SecretString") or found.get("SecretBinary")
         return None
 
@@ -254,8 +256,9 @@ class AwsSource:
             moves = {name: version for name, version in moves.items() if version}
             self._call("update_secret_version_stage", VersionStage=label, **moves)
         except self._errors.InvalidParameterException as error:
-            # The label is not where it was when we looked.
-            raise failures.changed(self.address) from error
+            # Not where it was when we looked: moved by somebody else, or by us, where the reply was lost.
+            if _holder(self._versions(), label) != to:
+                raise failures.changed(self.address) from error
 
     def _call(self, verb: str, *, writing: bool = True, id_as: str = "SecretId", **given: Any) -> Any:
         """One call. What can be as the caller expects it is the caller's to handle; the rest is said in our words."""
@@ -331,5 +334,11 @@ def _refused(address: str, error: ClientError, writing: bool) -> CompanyAgentsEr
         return failures.broken(address, status)
     if code.startswith("AccessDenied") and writing:
         return failures.read_only(address)
-    # Credentials that are wrong, unknown or expired are a 400 here; a refused KMS key is one too.
-    return failures.forbidden(address)
+    # Credentials that are wrong, unknown or expired are a 400 here; so is a KMS key that may not be used.
+    if status in (401, 403) or re.search(r"Access|Auth|Client|Token|Signature|cryption", code):
+        return failures.forbidden(address)
+    return MayNotStart(
+        f"AWS does not do a call to {address} ({code or status})",
+        hint="look at the state of the secret",
+        code="key_source_refused_call",
+    )

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -30,7 +31,7 @@ from tests.outgoing.servers import Recorded, reply, serve
 ACCESS_KEY = "AKIAMADEUPFORTESTS00"
 SECRET_KEY = "made-up-secret-key-of-the-tests-0000000"
 SESSION_TOKEN = "made-up-session-token-of-the-tests"
-REGION = "eu-test-1"
+REGION = "eu-central-1"
 WRITES = {"PutSecretValue", "CreateSecret", "UpdateSecretVersionStage"}
 
 # The operation and its parameters → a reply instead of moto's; None: moto's.
@@ -181,14 +182,16 @@ async def place(folder: Path) -> AsyncIterator[Moto]:
     try:
         with mock.patch.dict(os.environ, own, clear=True):
             moto = Moto(folder, _port(process))
+            # Its log is read on, or the pipe would be full one day.
+            assert process.stderr
+            rest = threading.Thread(target=process.stderr.read)
+            rest.start()
             async with serve(moto.answer) as server:
                 moto.url = server.url
                 yield moto
     finally:
         process.terminate()
         process.wait(20)
-        assert process.stderr
-        process.stderr.close()
 
 
 def _port(process: subprocess.Popen[str]) -> int:
