@@ -21,7 +21,7 @@ from company_agents.db.embedded import Membership, hold_home, join
 from company_agents.db.host import left_behind
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
-from company_agents.errors import CompanyAgentsError
+from company_agents.errors import CompanyAgentsError, Sealed
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
 from company_agents.identity.identity import Identity
@@ -35,7 +35,13 @@ from company_agents.integrations.turns import Turns
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
-from company_agents.rotation.start import record_first_key, unlock
+from company_agents.rotation.init import Initialized, initialize
+from company_agents.rotation.panic import Panic, sealed_since
+from company_agents.rotation.prune import Pruner
+from company_agents.rotation.record import record_states
+from company_agents.rotation.replica import Replica
+from company_agents.rotation.rotate import Rotator
+from company_agents.rotation.start import unlock
 from company_agents.rotation.status import Keys
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
@@ -45,7 +51,7 @@ from company_agents.settings import Settings
 from company_agents.work.memory import Memories
 from company_agents.work.tasks import Tasks
 
-__all__ = ["App", "hold_home", "left_behind", "open_app"]
+__all__ = ["App", "hold_home", "init_key", "left_behind", "open_app", "unsealing"]
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0
@@ -61,6 +67,11 @@ class App:
     audit: AuditLog
     events: AuditEvents
     keys: Keys
+    rotator: Rotator
+    pruner: Pruner
+    panic: Panic
+    held: HeldKeys
+    replica: Replica | None
     store: SecretStore
     identity: Identity
     companies: Companies
@@ -78,22 +89,34 @@ class App:
 
 @contextlib.asynccontextmanager
 async def open_app(
-    settings: Settings, *, redactor: Redactor | None = None, long_lived: bool = False
+    settings: Settings,
+    *,
+    redactor: Redactor | None = None,
+    long_lived: bool = False,
+    unseal: bool = False,
+    gone: str | None = None,
 ) -> AsyncIterator[App]:
     """
     Open the instance: database, schema, key, parts. Everything that is written late is written at the end.
-    `long_lived` keeps the embedded database up, also when its supervisor is killed.
+    `long_lived` makes it a replica, which keeps the embedded database up, also when its supervisor is killed, and waits
+    where the instance is sealed; `unseal` opens it then. `gone` is an archived key that may be missing.
 
     Raises:
         MayNotStart: database, schema, role or key is not as it must be.
+        Sealed: the instance is sealed.
     """
     async with contextlib.AsyncExitStack() as stack:
         db = await _open_database(settings, stack, long_lived=long_lived)
-        source = open_source(settings)
-        ring = await unlock(db, source)
         instance = await _instance_id(db)
+        source = open_source(settings)
         redactor = redactor or Redactor()
-        held = HeldKeys(ring, lambda: _ring(source))
+        held = HeldKeys(KeyRing(), lambda: _ring(source))
+        if not unseal and await sealed_since(db):
+            if not long_lived:
+                raise Sealed
+            held.seal()
+        else:
+            held.unseal(await unlock(db, source, instance, gone=gone))
         audit = AuditLog(db, _unready, instance)
         store = SecretStore(db, held, audit)
         audit_keys = AuditKeys(db, store)
@@ -106,7 +129,7 @@ async def open_app(
         # it does not open, nothing can be recorded, and every use says so; what only looks can go on.
         with contextlib.suppress(CompanyAgentsError):
             await audit_keys.newest()
-            await record_first_key(db, audit)
+            await record_states(db, audit)
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
@@ -114,13 +137,23 @@ async def open_app(
         operators = Operators(db, store, audit)
         providers = Providers()
         integrations = Integrations(store, audit, outgoing, providers)
+        panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
+        replica = Replica(db, held, panic.drop, panic.restore) if long_lived else None
+        if replica is not None:
+            await replica.start()
+            stack.push_async_callback(replica.close)
         yield App(
             version=__version__,
             settings=settings,
             instance=Instance(instance, db),
             audit=audit,
             events=AuditEvents(db, audit_keys.all, instance),
-            keys=Keys(db, source, held),
+            keys=Keys(db, source, held, settings.key_period),
+            rotator=Rotator(db, source, held, audit, settings.key_grace),
+            pruner=Pruner(db, source, held, audit),
+            panic=panic,
+            held=held,
+            replica=replica,
             store=store,
             identity=identity,
             companies=Companies(db, audit),
@@ -137,6 +170,43 @@ async def open_app(
             memory=Memories(),
             redactor=redactor,
         )
+
+
+@contextlib.asynccontextmanager
+async def unsealing(app: App) -> AsyncIterator[tuple[Sessions, Panic]]:
+    """
+    A sealed instance, opened for one person who says that they own it: the keys are held here, and by no other part,
+    until it is known who they are.
+
+    Raises:
+        MayNotStart: the keys cannot be had.
+    """
+    db, instance = app.store.db, app.instance.id
+    held = HeldKeys(await app.panic.unlock(), app.held.reread)
+    audit = AuditLog(db, _unready, instance)
+    store = SecretStore(db, held, audit)
+    audit.key = AuditKeys(db, store).newest
+    audit.start()
+    try:
+        sessions = Sessions(db, store, audit, Operators(db, store, audit))
+        yield sessions, Panic(db, audit, held, _nothing, app.panic.unlock)
+    finally:
+        await audit.close()
+        held.seal()
+
+
+async def init_key(settings: Settings, *, adopt: bool, take_over: bool) -> Initialized:
+    """
+    Claim the key source for this instance and give it its first key; see `initialize`.
+
+    Raises:
+        Conflict: there is a key already.
+        MayNotStart: database or source is not as it must be.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        db = await _open_database(settings, stack, long_lived=False)
+        instance = await _instance_id(db)
+        return await initialize(db, open_source(settings), instance, adopt=adopt, take_over=take_over)
 
 
 async def _open_database(settings: Settings, stack: contextlib.AsyncExitStack, *, long_lived: bool) -> Database:
@@ -184,6 +254,10 @@ async def _instance_id(db: Database) -> UUID:
 
 async def _ring(source: KeySource) -> KeyRing:
     return KeyRing((await source.read()).keys)
+
+
+def _nothing() -> None:
+    return None
 
 
 async def _unready() -> tuple[int, Sensitive]:

@@ -17,7 +17,7 @@ import structlog
 from company_agents.api import api_app
 from company_agents.app import App, open_app
 from company_agents.dashboard import dashboard_app
-from company_agents.errors import CompanyAgentsError
+from company_agents.errors import CompanyAgentsError, Sealed, Unavailable
 from company_agents.hardening import harden, wipe_environment
 from company_agents.logs import Redactor, start_logging
 from company_agents.mcp_server import mcp_door
@@ -56,6 +56,13 @@ class Front:
             ("", dashboard_app(app)),
         ]
         self._name = (urlsplit(app.settings.url).hostname or "").lower()
+        self._calls: set[asyncio.Task[Any]] = set()
+        app.panic.followers.append(self._break_off)
+
+    def _break_off(self) -> None:
+        """The instance was sealed: what is under way ends now, streams too."""
+        for call in self._calls - {asyncio.current_task()}:
+            call.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,9 +79,17 @@ class Front:
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
         try:
             await self._door(scope)(scope, receive, send_on)
+        except asyncio.CancelledError:
+            if not self._app.held.sealed or status != 500:
+                raise
+            await _SEALED(scope, receive, send_on)
         finally:
+            self._calls.discard(call)
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             # Without the query, which may hold a sign-in link's token.
             path = "/".join(map(harmless, scope["path"].split("/")))[:200]
@@ -86,6 +101,8 @@ class Front:
             return _answer(200, b"ok\n")
         if path == "/readyz":
             return self._ready
+        if self._app.held.sealed and not path.startswith(("/unseal", "/static/")):
+            return _SEALED
         if not self._is_for_us(scope):
             return _answer(421, b"this orchestrator has another name; COMPANY_AGENTS_PUBLIC_URL sets it\n")
         return next(door for prefix, door in self._doors if path == prefix or path.startswith(f"{prefix}/"))
@@ -106,7 +123,12 @@ class Front:
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            if self._app.held.sealed:
+                raise Sealed
             await self._app.instance.ready()
+            # A key that it should hold and does not: it cannot serve what is sealed under it.
+            if self._app.replica is not None and self._app.replica.problem:
+                raise Unavailable(self._app.replica.problem)
         except CompanyAgentsError as error:
             await _answer(503, f"{error.sentence}\n".encode())(scope, receive, send)
         else:
@@ -120,6 +142,9 @@ def _answer(status: int, body: bytes) -> Asgi:
         await send({"type": "http.response.body", "body": body})
 
     return answer
+
+
+_SEALED = _answer(503, b"the instance is sealed; an owner unseals it\n")
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ Every error the product raises, as one tree.
     │   ├── ProbeFailed           HTTP 422   the provider did not accept the credential
     │   └── TooMany               HTTP 429   slow down; `retry_after` says how long
     ├── Unavailable     exit 69   HTTP 503   a service that is needed is out of reach while running
+    │   └── Sealed                HTTP 503   an owner has sealed the instance: no keys, no answers
     ├── Busy            exit 75   HTTP 503   somebody else is at it; the same call may work later
     └── MayNotStart     exit 78   HTTP 503   key, permissions, settings, or a source out of reach at start
 
@@ -133,6 +134,15 @@ class Unavailable(CompanyAgentsError):
     code = "unavailable"
     exit_status = Exit.UNAVAILABLE
     http_status = 503
+
+
+class Sealed(Unavailable):
+    """the instance is sealed"""
+
+    code = "sealed"
+
+    def __init__(self) -> None:
+        super().__init__(hint="an owner unseals it: `company-agents unseal`, or the page /unseal")
 
 
 class Busy(CompanyAgentsError):

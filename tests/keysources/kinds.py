@@ -21,7 +21,6 @@ from tests.keysources.servers import openbao
 class Files:
     """Folders of this machine."""
 
-    writable = True
     compares = False
     empty = ""
     secrets: tuple[str, ...] = ()
@@ -51,7 +50,6 @@ class Files:
 class Variables:
     """Variables of this process, set for as long as it takes to read them."""
 
-    writable = False
     compares = False
     empty = "key_missing"
     secrets: tuple[str, ...] = ()
@@ -94,3 +92,9 @@ KINDS: dict[str, MakePlace] = {
     "env": variables,
     "vault": openbao.place,
 }
+
+READ_ONLY = {"env"}
+"""The kinds that cannot be written."""
+
+LOCAL = {"file", "env"}
+"""The kinds that need no service, so that none can be out of reach."""

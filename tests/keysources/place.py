@@ -2,7 +2,7 @@
 What the contract test needs of a kind of key source: a real place to keep keys in, and an operator's hand there.
 
 A kind's server module has a `place`: an async context manager that takes a folder for its files, starts what is
-needed, yields a `Place` and ends it again. `kinds.py` is the table of them.
+needed, yields a `Place` and ends it again. `kinds.py` is the table of them. `servers/openbao.py` is an example.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from company_agents.settings import Settings, read_settings
 
 class Place(Protocol):
     """A service that keeps keys, and what an operator does there without us."""
-
-    writable: bool
-    """Whether keys can be added; where not, every write is refused (`SourceReadOnly`)."""
 
     compares: bool
     """Whether a write against an old `seen` raises `SourceChanged`; else it must change nothing wrongly."""
@@ -44,7 +41,7 @@ class Place(Protocol):
         """Whether anything of that place still gives the key to one who may read there, old versions too."""
 
     def unreachable(self) -> tuple[Settings, str] | None:
-        """Settings of a service that nobody serves, and the reason expected; None: this kind has no such thing."""
+        """Settings of a service that nobody serves, and the reason expected; None: a kind in `LOCAL`."""
 
 
 MakePlace = Callable[[Path], AbstractAsyncContextManager[Place]]

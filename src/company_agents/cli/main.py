@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from company_agents import __version__
-from company_agents.cli import agent, audit, company, doctor, integration, key, operator, provider, terminal, up
+from company_agents.cli import agent, audit, company, doctor, integration, key, operator, panic, provider, terminal, up
 from company_agents.cli.help import PlainGroup
 from company_agents.cli.usage import wrong_usage
 from company_agents.errors import CompanyAgentsError, Failed
@@ -29,6 +29,7 @@ cli = typer.Typer(
 up.register(cli)
 for group in (company, agent, operator, provider, integration, key, audit):
     cli.add_typer(group.group)
+panic.register(cli)
 doctor.register(cli)
 
 

@@ -5,6 +5,7 @@ be a token that went where none belongs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated
 from uuid import UUID
@@ -36,6 +37,17 @@ def a_number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def a_key_id(given: str) -> str:
+    """
+    Raises:
+        BadParameter: this is no key id.
+    """
+    if re.fullmatch(r"[0-9a-f]{16}", given):
+        return given
+    raise typer.BadParameter("this is not a key id; one looks like 0b0bb7e27e634a4b")
+
+
+KeyId = Annotated[str | None, typer.Option(parser=a_key_id, metavar="KEY_ID", help="the id of an archived key")]
 CompanyId = Annotated[UUID, typer.Option("--company", parser=an_id, metavar="ID", help="the company's id")]
 SomeId = Annotated[UUID, typer.Option("--id", parser=an_id, metavar="ID", help="its id")]
 AgentId = Annotated[UUID, typer.Option("--agent", parser=an_id, metavar="ID", help="the agent's id")]

@@ -116,6 +116,21 @@ def note(text: str) -> None:
     print(*map(visible, text.split("\n")), sep="\n", file=sys.stderr, flush=True)
 
 
+def can_redraw() -> bool:
+    """Whether a line on standard error can be written over."""
+    return sys.stderr.isatty()
+
+
+def redraw(text: str) -> None:
+    """Write over the line that the cursor is in."""
+    print(f"\r\x1b[K{visible(text)}", end="", file=sys.stderr, flush=True)
+
+
+def progress_line(data: Any) -> None:
+    """Print one object as one line beside the result."""
+    print(json.dumps(plain(data)), file=sys.stderr, flush=True)
+
+
 def count(number: int, one: str, many: str = "") -> str:
     """A number of things."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -63,19 +63,23 @@ class KeyRing:
     """
 
     keys: tuple[MasterKey, ...] = ()
+    _by_id: dict[str, MasterKey] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_id", {key.key_id: key for key in self.keys})
 
     def get(self, key_id: str) -> MasterKey:
         """
         Raises:
             UnknownKey: the ring does not hold it.
         """
-        for key in self.keys:
-            if key.key_id == key_id:
-                return key
-        raise UnknownKey(
-            f"the key {key_id} is not in the ring",
-            hint="put it back into the key source; `key status` shows the states",
-        )
+        try:
+            return self._by_id[key_id]
+        except KeyError:
+            raise UnknownKey(
+                f"the key {key_id} is not in the ring",
+                hint="put it back into the key source; `key status` shows the states",
+            ) from None
 
     def __contains__(self, key_id: object) -> bool:
-        return any(key.key_id == key_id for key in self.keys)
+        return key_id in self._by_id

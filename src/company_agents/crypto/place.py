@@ -11,6 +11,25 @@ from uuid import UUID
 DOMAIN = b"company-agents/secret/v1"
 
 
+def _field(content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + content
+
+
+_LABEL = _field(DOMAIN)
+_ID_LENGTH = struct.pack(">I", 16)
+_NO_COMPANY = _field(b"")
+
+
+def additional_data(company: bytes | None, secret: bytes, name: bytes, key_id: bytes) -> bytes:
+    """
+    A place as bytes: label ‖ company id ‖ secret id ‖ name ‖ key id, each field preceded by its length as four bytes,
+    big-endian; ids as their 16 bytes, no company as an empty field. docs/spec/sealing.md is the specification.
+    """
+    # Lengths, not separators: joined with a separator, ("a:b", "c") and ("a", "b:c") would be one place.
+    whose = _ID_LENGTH + company if company else _NO_COMPANY
+    return b"".join((_LABEL, whose, _ID_LENGTH, secret, _field(name), _field(key_id)))
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """
@@ -23,16 +42,6 @@ class Place:
     key_id: str
 
     def additional_data(self) -> bytes:
-        """
-        The place as bytes: label ‖ company id ‖ secret id ‖ name ‖ key id, each field preceded by its
-        length as four bytes, big-endian. docs/spec/sealing.md is the specification.
-        """
-        # Lengths, not separators: joined with a separator, ("a:b", "c") and ("a", "b:c") would be one place.
-        fields = (
-            DOMAIN,
-            self.company_id.bytes if self.company_id else b"",
-            self.secret_id.bytes,
-            self.name.encode(),
-            self.key_id.encode("ascii"),
-        )
-        return b"".join(struct.pack(">I", len(field)) + field for field in fields)
+        """The place as bytes."""
+        company = self.company_id.bytes if self.company_id else None
+        return additional_data(company, self.secret_id.bytes, self.name.encode(), self.key_id.encode("ascii"))

@@ -11,7 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from company_agents.db.gathered import Gathered
@@ -62,6 +62,29 @@ class Tx:
                 while rows := await cursor.fetchmany(batch):
                     for row in rows:
                         yield row
+
+
+class InstanceSession:
+    """
+    One connection of the instance role that is kept: the locks of its session live as long as it does. Never on the
+    path of a request.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        """A transaction that sees every company."""
+        with translated():
+            async with _scoped(self._connection, None):
+                yield Tx(self._connection, None)
+
+    async def ask(self, query: str, *params: Any) -> list[tuple[Any, ...]]:
+        """The rows of a named statement with numbered parameters, as tuples: one round trip, its own transaction."""
+        with translated():
+            async with self._connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+                return await (await cursor.execute(statements()[query], params)).fetchall()
 
 
 class Database:
@@ -181,8 +204,14 @@ class Database:
     @contextlib.asynccontextmanager
     async def instance_transaction(self) -> AsyncIterator[Tx]:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
-        async with await self.logins.instance.connect() as connection, _scoped(connection, None):
-            yield Tx(connection, None)
+        async with self.instance_session() as session, session.transaction() as tx:
+            yield tx
+
+    @contextlib.asynccontextmanager
+    async def instance_session(self) -> AsyncIterator[InstanceSession]:
+        """A connection of the instance role."""
+        async with await self.logins.instance.connect() as connection:
+            yield InstanceSession(connection)
 
 
 async def _take(pool: AsyncConnectionPool[Connection]) -> Connection:
@@ -204,8 +233,8 @@ def _is_gone(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def array_text(values: Iterable[UUID | int]) -> str:
-    """Ids or numbers as the text of an array. The driver's own way, element by element, takes longer than to store them."""
+def array_text(values: Iterable[UUID | int | str]) -> str:
+    """Ids, key ids or numbers as the text of an array. The driver's own way, element by element, takes longer than to store them."""
     return "{" + ",".join(map(str, values)) + "}"
 
 

@@ -41,6 +41,10 @@ class Permission(StrEnum):
     COMPANY_CREATE = "instance:company:create"
     OPERATOR_MANAGE = "instance:operator:manage"
     INSTANCE_AUDIT = "instance:audit:read"
+    INSTANCE_SEAL = "instance:instance:seal"
+    KEY_READ = "instance:key:read"
+    KEY_ROTATE = "instance:key:rotate"
+    KEY_PRUNE = "instance:key:prune"
 
     COMPANY_READ = "company:company:read"
     MEMBER_MANAGE = "company:member:manage"
@@ -72,6 +76,10 @@ TABLE: dict[Permission, Who] = {
     Permission.COMPANY_CREATE: _OWNER,
     Permission.OPERATOR_MANAGE: _OWNER,
     Permission.INSTANCE_AUDIT: _OWNER,
+    Permission.INSTANCE_SEAL: _OWNER,
+    Permission.KEY_READ: _OWNER,
+    Permission.KEY_ROTATE: _OWNER,
+    Permission.KEY_PRUNE: _OWNER,
     Permission.COMPANY_READ: _VIEWER | _AGENT,
     Permission.MEMBER_MANAGE: _OWNER,
     Permission.AGENT_READ: _VIEWER,
@@ -101,6 +109,8 @@ DANGEROUS = frozenset(
         Permission.AGENT_TOKEN,
         Permission.OPERATOR_MANAGE,
         Permission.MEMBER_MANAGE,
+        Permission.KEY_ROTATE,
+        Permission.KEY_PRUNE,
     }
 )
 

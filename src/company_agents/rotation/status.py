@@ -1,26 +1,26 @@
 """
-What there is to know about the master key: its states, and whether it opens everything.
+What there is to know about the master key: its states, who holds it, and whether it opens everything.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from company_agents.crypto.cipher import SEALS_LIMIT, SEALS_URGE_ROTATION, Sealed, unseal
-from company_agents.crypto.keyring import UnknownKey
-from company_agents.crypto.place import Place
+from company_agents.crypto.batch import BadRow
+from company_agents.crypto.cipher import SEALS_LIMIT, SEALS_URGE_ROTATION
 from company_agents.db.database import Database
-from company_agents.errors import Tampered
 from company_agents.keysources.base import KeySource
+from company_agents.rotation.replica import ALIVE
+from company_agents.rotation.rewrap import Progress, open_all
 from company_agents.secret_store.keys import HeldKeys
 
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """One master key."""
+    """One master key. `backups` are the files that need it."""
 
     key_id: str
     state: str
@@ -29,17 +29,64 @@ class KeyState:
     activated_at: datetime | None
     archived_at: datetime | None
     ends_at: datetime | None
+    compromised_at: datetime | None
+    rewrapped: int
     seals: int
     rows: int
     in_ring: bool
+    backups: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One orchestrator: the keys that it holds, and what keeps it from one that it should hold."""
+
+    id: UUID
+    host: str
+    process: int
+    version: str
+    key_ids: list[str]
+    problem: str
+    started_at: datetime
+    seen_at: datetime
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A rotation or pruning that runs now, or was left unfinished (`running` says which)."""
+
+    running: bool
+    step: str
+    done: int
+    total: int
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToReissue:
+    """
+    A secret that was sealed under a key that got out, and has not been replaced since; `command` replaces it.
+    """
+
+    id: UUID
+    company_id: UUID | None
+    company: str | None
+    name: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """The source and every key of the instance."""
+    """The source and every key of the instance. `old` means that the active key has outlived its period (days)."""
 
     source: str
     keys: list[KeyState]
+    replicas: list[ReplicaState]
+    underway: Underway | None
+    to_reissue: int
+    age_days: int
+    period_days: int
     seals_limit: int = SEALS_LIMIT
     seals_urge_rotation: int = SEALS_URGE_ROTATION
 
@@ -48,16 +95,15 @@ class KeyStatus:
         """The key that seals."""
         return next(key for key in self.keys if key.state == "active")
 
+    @property
+    def old(self) -> bool:
+        """Whether its rotation is due."""
+        return self.age_days >= self.period_days
 
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A secret that does not open, and why: `altered` or `unknown key`."""
-
-    id: UUID
-    company_id: UUID | None
-    name: str
-    key_id: str
-    problem: str
+    @property
+    def worn(self) -> bool:
+        """Whether it has sealed half of what is safe."""
+        return self.active.seals >= self.seals_urge_rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +121,65 @@ class Keys:
     db: Database
     source: KeySource
     held: HeldKeys
+    period: int
 
     async def status(self) -> KeyStatus:
         """Every registered key, with the rows that it seals."""
         async with self.db.instance_transaction() as tx:
             rows = {row["key_id"]: row["rows"] for row in await tx.all("secrets_by_key")}
             registered: list[dict[str, Any]] = await tx.all("master_keys_list")
-        keys = [
-            KeyState(**row, rows=rows.get(row["key_id"], 0), in_ring=row["key_id"] in self.held.ring)
+            backups = [row for row in await tx.all("backups_list") if row["state"] != "gone"]
+            replicas = [ReplicaState(**row) for row in await tx.all("replicas_list", alive=ALIVE)]
+            fence = await tx.one("fence_show")
+        states = [
+            KeyState(
+                **{name: value for name, value in row.items() if name != "recorded"},
+                rows=rows.get(row["key_id"], 0),
+                in_ring=row["key_id"] in self.held.ring,
+                backups=[backup["file"] for backup in backups if row["key_id"] in backup["key_ids"]],
+            )
             for row in registered
         ]
-        return KeyStatus(self.source.address, keys)
+        active = next(key for key in states if key.state == "active")
+        since = active.activated_at or active.created_at
+        begun = any(key.state in ("staged", "retiring", "destroying") for key in states)
+        assert fence is not None
+        underway = None
+        if fence["held"] or begun:
+            underway = Underway(fence["held"], fence["step"], fence["done"], fence["total"], fence["started_at"])
+        return KeyStatus(
+            self.source.address,
+            states,
+            [replica for replica in replicas if replica.alive],
+            underway,
+            len(await self.to_reissue()),
+            (datetime.now(UTC) - since) // timedelta(days=1),
+            self.period,
+        )
 
-    async def verify(self) -> KeysVerified:
+    async def verify(self, say: Progress = lambda step, done, total: None) -> KeysVerified:
         """Open every secret, in memory, and forget it."""
-        opened, bad = 0, []
+        rows, bad = await open_all(self.db, (await self.source.read()).ring, say)
+        return KeysVerified(rows - len(bad), bad)
+
+    async def to_reissue(self) -> list[ToReissue]:
+        """What is still to be replaced because a key got out; the list empties as that is done."""
         async with self.db.instance_transaction() as tx:
-            async for row in tx.stream("secrets_all"):
-                place = Place(row["company_id"], row["id"], row["name"], row["key_id"])
-                try:
-                    key = self.held.ring.get(row["key_id"])
-                    unseal(key, place, Sealed(bytes(row["nonce"]), bytes(row["value"])))
-                    opened += 1
-                except (UnknownKey, Tampered) as error:
-                    problem = "unknown key" if isinstance(error, UnknownKey) else "altered"
-                    bad.append(BadRow(row["id"], row["company_id"], row["name"], row["key_id"], problem))
-        return KeysVerified(opened, bad)
+            registered = await tx.all("master_keys_list")
+            moments = [row["compromised_at"] for row in registered if row["compromised_at"]]
+            if not moments:
+                return []
+            rows = await tx.all("secrets_before", moment=max(moments))
+        return [ToReissue(row["id"], row["company_id"], row["company"], row["name"], _command(row)) for row in rows]
+
+
+def _command(row: dict[str, Any]) -> str:
+    kind, _, rest = row["name"].partition("/")
+    owner = rest.partition("/")[0]
+    if kind == "integration":
+        return f"company-agents integration rotate --id {owner}"
+    if kind == "agent_token":
+        return f"company-agents agent rotate-token --id {owner}"
+    if kind == "operator_token":
+        return f"company-agents operator token revoke --id {owner}"
+    return f"company-agents operator link --operator {owner}" if kind == "operator_totp" else ""

@@ -34,6 +34,10 @@ class AuditKeys:
             self._newest = max(keys.items())
         return self._newest
 
+    def forget(self) -> None:
+        """Drop what was opened: the instance was sealed."""
+        self._newest = None
+
     async def all(self) -> dict[int, Sensitive]:
         """Every key by its number, for verifying."""
         async with self.db.transaction(None) as tx:

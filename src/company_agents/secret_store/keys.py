@@ -5,49 +5,101 @@ The keys that this process holds.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from company_agents.crypto.cipher import SEALS_LIMIT
 from company_agents.crypto.keyring import KeyRing, MasterKey, UnknownKey
-from company_agents.errors import Refused
+from company_agents.errors import Busy, CompanyAgentsError, Refused, Sealed
+
+# A row may name a key that there never was. The source is not asked more often than this (seconds) because of it.
+REREAD_EVERY = 1.0
 
 
 @dataclass
 class HeldKeys:
     """
     The key ring of a process. A row may name a key that another replica has brought since: then the source is
-    read once more, by `reread`.
+    read once more, by `reread`. Sealed, it holds nothing and reads nothing.
     """
 
     ring: KeyRing
     reread: Callable[[], Awaitable[KeyRing]]
+    sealed: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _read_at: float = float("-inf")
+    _fetching: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str) -> MasterKey:
         """
         Raises:
+            Sealed: the instance is sealed.
             UnknownKey: neither this process nor the source has the key.
+            SourceUnavailable: this process has it not, and the source cannot be reached.
         """
-        try:
-            return self.ring.get(key_id)
-        except UnknownKey:
-            async with self._lock:
-                if key_id not in self.ring:
-                    self.ring = await self.reread()
-            return self.ring.get(key_id)
+        if self.sealed:
+            raise Sealed
+        if key_id not in self.ring:
+            await self.refresh(unless=key_id)
+        return self.ring.get(key_id)
 
-    async def for_sealing(self, key_id: str, seals: int) -> MasterKey:
+    def for_sealing(self, key_id: str, seals: int) -> MasterKey:
         """
-        The active key, which has sealed `seals` values, this one counted.
+        The active key, which has sealed `seals` values, this one counted. Called under the writers' lock, so it
+        waits for nothing: a key that is not here yet is fetched beside it.
 
         Raises:
+            Sealed: the instance is sealed.
+            Busy: the master key was rotated, and this process does not have the new one yet.
             Refused: more than 2^32 values (NIST SP 800-38D, 8.3).
         """
+        if self.sealed:
+            raise Sealed
         if seals > SEALS_LIMIT:
             raise Refused(
                 "the master key has sealed as many values as is safe",
-                hint="what is sealed still opens; a new instance has a new key: connect the integrations there",
+                hint="what is sealed still opens; `company-agents key rotate` brings a new one",
                 code="key_worn_out",
             )
-        return await self.get(key_id)
+        try:
+            return self.ring.get(key_id)
+        except UnknownKey as error:
+            if self._fetching is None or self._fetching.done():
+                self._fetching = asyncio.create_task(self._fetch(key_id))
+            raise Busy(
+                "the master key was rotated, and this orchestrator does not have the new one yet",
+                hint="try again in a moment; `company-agents key status` says what it waits for",
+                code="key_not_here_yet",
+            ) from error
+
+    async def refresh(self, *, unless: str | None = None) -> None:
+        """Read the source again; not where another has just done so, or has brought this key meanwhile."""
+        async with self._lock:
+            if self.sealed or unless in self.ring:
+                return
+            if unless is not None and time.monotonic() - self._read_at < REREAD_EVERY:
+                return
+            self._read_at = time.monotonic()
+            ring = await self.reread()
+            if not self.sealed:
+                self.ring = ring
+
+    def drop(self, key_id: str) -> None:
+        """Forget a key that was destroyed."""
+        self.ring = KeyRing(tuple(key for key in self.ring.keys if key.key_id != key_id))
+
+    def seal(self) -> None:
+        """Forget every key, until `unseal`."""
+        self.sealed, self.ring = True, KeyRing()
+
+    def unseal(self, ring: KeyRing) -> None:
+        """Hold keys again."""
+        self.ring, self.sealed = ring, False
+
+    async def _fetch(self, key_id: str) -> None:
+        try:
+            await self.refresh(unless=key_id)
+        except CompanyAgentsError:
+            # The next sign of life tries again, and says what is wrong.
+            return

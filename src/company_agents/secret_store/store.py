@@ -203,7 +203,7 @@ class SecretStore:
         row = await tx.one("secrets_writer")
         if row is None:
             raise MayNotStart("there is no active master key", hint="run `company-agents key status`")
-        key = await self.keys.for_sealing(row["key_id"], row["seals"])
+        key = self.keys.for_sealing(row["key_id"], row["seals"])
         return key.key_id, seal(key, Place(tx.company_id, secret_id, name, key.key_id), value)
 
 

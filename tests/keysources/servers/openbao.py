@@ -92,7 +92,6 @@ def address(settings: Settings) -> str:
 class Vault:
     """Documents in an OpenBao."""
 
-    writable = True
     compares = True
     empty = ""
     secrets: tuple[str, ...] = (ROOT_TOKEN,)

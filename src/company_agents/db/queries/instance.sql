@@ -23,17 +23,6 @@ SELECT id, created_at FROM instance;
 -- name: instance_has_rows
 SELECT EXISTS (SELECT FROM secrets) OR EXISTS (SELECT FROM companies) AS found;
 
--- name: master_keys_list
-SELECT k.key_id, k.state, k.source, k.created_at, k.activated_at, k.archived_at, k.ends_at,
-       coalesce(k.seals_to, CASE WHEN s.is_called THEN s.last_value + 1 ELSE 0 END) - k.seals_from AS seals
-FROM master_keys k, master_key_seals s ORDER BY k.created_at;
-
--- name: master_key_first
-INSERT INTO master_keys (key_id, state, source, activated_at) VALUES (%(key_id)s, 'active', %(source)s, now());
-
--- name: secrets_by_key
-SELECT key_id, count(*) AS rows FROM secrets GROUP BY key_id ORDER BY key_id;
-
 -- name: secrets_all
 SELECT id, company_id, name, value, nonce, key_id FROM secrets ORDER BY id;
 
@@ -45,9 +34,6 @@ SELECT company_id FROM agents WHERE id = %(id)s;
 
 -- name: locate_integration
 SELECT company_id FROM integrations WHERE id = %(id)s;
-
--- name: master_keys_lock
-SELECT pg_advisory_xact_lock(7301002);
 
 -- name: audit_keys
 SELECT name FROM secrets WHERE company_id IS NULL AND name LIKE 'audit_key/%%' ORDER BY name;

@@ -27,6 +27,3 @@ SELECT * FROM agent_token_lookup(%s::uuid[], %s::uuid[]);
 
 -- name: operator_token_lookup
 SELECT * FROM operator_token_lookup(%s);
-
--- name: master_key_registered
-SELECT EXISTS (SELECT FROM master_keys WHERE key_id = %s) AS found;

@@ -1,0 +1,51 @@
+"""
+Whose a key source is. Two instances that shared one would prune each other's keys.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from company_agents.errors import MayNotStart
+from company_agents.keysources.base import KeySource
+from company_agents.keysources.failures import SourceReadOnly
+from company_agents.keysources.found import Found
+
+
+def check_owner(source: KeySource, found: Found, instance: UUID) -> None:
+    """
+    Raises:
+        MayNotStart: the source is another instance's.
+    """
+    if found.owner is not None and found.owner != instance:
+        raise MayNotStart(
+            f"the key source {source.address} belongs to the instance {found.owner}, and this is {instance}",
+            hint="use another source; if that instance is gone for good, or this is its copy that takes its place: "
+            "`company-agents key init --take-over-source` locks the other one out",
+            code="key_source_claimed",
+        )
+
+
+async def claim(source: KeySource, found: Found, instance: UUID, *, new: bool) -> Found:
+    """
+    Make the source ours, if it is nobody's. One that may only be read is used as it is, and never written.
+
+    Raises:
+        MayNotStart: it is another's; or two could claim it at once, so that an operator must say whose it is.
+        SourceChanged: another instance was faster.
+    """
+    check_owner(source, found, instance)
+    if found.owner is not None:
+        return found
+    try:
+        await source.check_writable(found)
+        if not source.claims_alone:
+            raise MayNotStart(
+                f"the key source {source.address} belongs to no instance yet",
+                hint=f"`company-agents key init{' --adopt' if found.keys or not new else ''}` makes it this one's",
+                code="key_source_unclaimed",
+            )
+        await source.claim(instance, found)
+    except SourceReadOnly:
+        return found
+    return await source.read()

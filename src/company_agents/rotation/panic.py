@@ -1,0 +1,74 @@
+"""
+The panic button: sealed, an instance holds no key, on no replica, and answers nothing until an owner unseals it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from company_agents.audit.log import AuditLog
+from company_agents.crypto.keyring import KeyRing
+from company_agents.db.database import Database
+from company_agents.errors import CompanyAgentsError
+from company_agents.secret_store.keys import HeldKeys
+
+
+async def sealed_since(db: Database) -> datetime | None:
+    """Since when the instance is sealed, or None."""
+    async with db.transaction(None) as tx:
+        row = await tx.one("instance_sealed")
+    assert row is not None
+    moment: datetime | None = row["sealed_at"]
+    return moment
+
+
+@dataclass(frozen=True)
+class Panic:
+    """
+    Seals and unseals. Every replica follows with its next sign of life. `forget` drops what was opened with the keys, and
+    `unlock` reads them anew, with all that a start asks of them. `followers` are called once the keys are dropped.
+    """
+
+    db: Database
+    audit: AuditLog
+    held: HeldKeys
+    forget: Callable[[], None]
+    unlock: Callable[[], Awaitable[KeyRing]]
+    followers: list[Callable[[], None]] = field(default_factory=list)
+
+    async def seal(self, who: str) -> bool:
+        """Seal the instance. Returns whether it was open; one that is sealed already stays as it is."""
+        # Written down before: afterwards there is no key to link it with. It is no condition: who seals is in a hurry.
+        with contextlib.suppress(CompanyAgentsError):
+            await self.audit.append(None, "instance.sealed", actor=who)
+        async with self.db.transaction(None) as tx:
+            done = await tx.run("instance_seal", by=who[:100]) == 1
+        await self.drop()
+        return done
+
+    async def unseal(self, who: str) -> bool:
+        """Unseal it, by somebody who holds the keys here and now. Returns whether it was sealed."""
+        async with self.db.transaction(None) as tx:
+            done = await tx.run("instance_unseal") == 1
+        if done:
+            await self.audit.append(None, "instance.unsealed", actor=who)
+        return done
+
+    async def drop(self) -> None:
+        """Forget every key in this process, and everything that was opened with one."""
+        self.held.seal()
+        self.forget()
+        for follower in self.followers:
+            follower()
+
+    async def restore(self) -> None:
+        """
+        Hold the keys again.
+
+        Raises:
+            MayNotStart: they cannot be had.
+        """
+        self.held.unseal(await self.unlock())

@@ -1,0 +1,103 @@
+"""
+The sign of life of an orchestrator. It says which keys it holds, learns which it should hold, and whether the instance
+was sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from company_agents import __version__
+from company_agents.db.database import Database, array_text
+from company_agents.errors import CompanyAgentsError
+from company_agents.secret_store.keys import HeldKeys
+
+# Seconds between two signs. A replica that was silent for ALIVE is not waited for.
+BEAT = 1.0
+ALIVE = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Replica:
+    """This orchestrator among the others. `on_seal` is called when the instance is sealed, and `on_unseal` after."""
+
+    db: Database
+    held: HeldKeys
+    on_seal: Callable[[], Awaitable[None]]
+    on_unseal: Callable[[], Awaitable[None]]
+    id: UUID = field(default_factory=uuid4)
+    problem: str = ""
+    _task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Give the first sign, and one every second from now on."""
+        await self.beat()
+        self._task = asyncio.create_task(self._run(), name="replica")
+
+    async def close(self) -> None:
+        """Give no more signs, and say good-bye."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        try:
+            async with self.db.transaction(None) as tx:
+                await tx.run("replicas_forget", id=self.id)
+        except CompanyAgentsError:
+            log.warning("this orchestrator could not say good-bye")
+
+    async def beat(self) -> None:
+        """
+        Give one sign, and follow what is answered.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        sealed_at, wanted = await self._said()
+        await self._follow(sealed_at)
+        missing = [] if self.held.sealed else [key_id for key_id in wanted if key_id not in self.held.ring]
+        if missing:
+            # Before the switch, so that nobody waits for it then.
+            await self._fetch(missing)
+            await self._said()
+        elif not self.held.sealed:
+            self.problem = ""
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            try:
+                await self.beat()
+            except Exception as error:
+                log.warning("no sign of life could be given: %s", type(error).__name__)
+
+    async def _said(self) -> tuple[datetime | None, list[str]]:
+        held = array_text(key.key_id for key in self.held.ring.keys)
+        params = (self.id, socket.gethostname()[:100], os.getpid(), __version__, held, self.problem)
+        row = (await self.db.call("replica_beat", params))[0]
+        return row["sealed_at"], row["wanted"]
+
+    async def _follow(self, sealed_at: datetime | None) -> None:
+        if sealed_at is not None and not self.held.sealed:
+            log.warning("the instance was sealed: keys are dropped")
+            await self.on_seal()
+        elif sealed_at is None and self.held.sealed:
+            await self.on_unseal()
+            log.warning("the instance was unsealed")
+
+    async def _fetch(self, missing: list[str]) -> None:
+        try:
+            await self.held.refresh()
+        except CompanyAgentsError as error:
+            self.problem = error.sentence
+            return
+        lost = [key_id for key_id in missing if key_id not in self.held.ring]
+        self.problem = f"the key {lost[0]} is not in the key source" if lost else ""
