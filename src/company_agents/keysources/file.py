@@ -106,6 +106,14 @@ class FileSource:
     async def make_current(self, key_id: str, seen: Found) -> None:
         """Replace `master.key` by a copy of a key of the ring."""
         key = _read_key(self.ring / f"{key_id}.key")
+        with _explained(self.path):
+            there = _read_key(self.path) if _is_there(self.path) else None
+            if there is not None and not _is_there(self.ring / f"{there.key_id}.key"):
+                raise _refusal(
+                    "key_not_kept",
+                    f"{self.path} is the only copy of the key {there.key_id}",
+                    f"copy it to {self.ring / there.key_id}.key first",
+                )
         with _explained(self.path, writing=True):
             with _written(self.path.parent, key.key_id, key.secret.reveal()) as temporary:
                 temporary.replace(self.path)
