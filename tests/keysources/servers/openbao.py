@@ -50,6 +50,11 @@ class Bao:
         assert reply.ok, reply.text
         return reply.json() if reply.content else {}
 
+    def raw(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        """The status and the body of one request, as it is."""
+        reply = self._http.request(method, f"{self.url}{path}", data=body, headers=headers, timeout=SLOWEST)
+        return reply.status_code, reply.content
+
     def settings(self, path: str | None = None, *, mount: str = "kv", **given: Any) -> Settings:
         """Settings of a document that is not there yet."""
         return settings_for(
@@ -164,10 +169,10 @@ def _await(bao: Bao) -> None:
     until = time.monotonic() + SLOWEST
     while True:
         try:
-            # Its mounts come a moment after its port.
+            # Its mounts come a moment after its port, and with -dev-tls its port after its certificates.
             bao.call("GET", "sys/mounts")
             return
-        except (requests.RequestException, AssertionError):
+        except (OSError, AssertionError):
             assert time.monotonic() < until, (bao.folder / "openbao.log").read_text()
             time.sleep(0.02)
 
