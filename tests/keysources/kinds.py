@@ -15,7 +15,7 @@ from pathlib import Path
 from company_agents.crypto.keyring import MasterKey
 from company_agents.settings import Settings, read_settings
 from tests.keysources.place import MakePlace, settings_for
-from tests.keysources.servers import openbao
+from tests.keysources.servers import gcp, openbao
 
 
 class Files:
@@ -91,6 +91,7 @@ KINDS: dict[str, MakePlace] = {
     "file": files,
     "env": variables,
     "vault": openbao.place,
+    "gcp-secretmanager": gcp.place,
 }
 
 READ_ONLY = {"env"}

@@ -14,11 +14,15 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
+
+# Read when the library is loaded: else it writes lines of its own to stderr when a handshake fails.
+os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "NONE")
 
 import google.auth
 import grpc

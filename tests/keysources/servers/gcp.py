@@ -27,6 +27,7 @@ from google.cloud import secretmanager_v1 as gsm
 from google.iam.v1 import iam_policy_pb2
 
 from company_agents.crypto.keyring import MasterKey
+from company_agents.keysources.text import key_text
 from company_agents.settings import Settings
 from tests.keysources.place import free_port, settings_for
 from tests.outgoing.servers import authority
@@ -84,9 +85,7 @@ class Google:
         self._lock = threading.Lock()
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = serialization.Encoding.PEM
-        self._private = key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode()
+        self._private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
         self._public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
         self.secrets = tuple(self._private.splitlines()[1:3])
 
@@ -126,7 +125,7 @@ class Google:
 
     async def holds(self, settings: Settings, key: MasterKey) -> bool:
         kept = self.kept.get(_numbered(_name(settings)))
-        texts = [key.secret.reveal().hex().encode(), _base64(key)]
+        texts = [key.secret.reveal().hex().encode(), key_text(key).reveal()]
         return kept is not None and any(text in data for data in kept.data.values() for text in texts)
 
     def unreachable(self) -> tuple[Settings, str]:
@@ -260,9 +259,9 @@ class Google:
         if version.state == State.DESTROYED:
             raise Failure(Code.FAILED_PRECONDITION)
         if kept.secret.version_destroy_ttl:
-            version.state, version.scheduled_destroy_time = State.DISABLED, datetime.now(UTC)
+            version.state, version.scheduled_destroy_time = State(State.DISABLED), datetime.now(UTC)
         else:
-            version.state = State.DESTROYED
+            version.state = State(State.DESTROYED)
             del kept.data[version.name]
         return version
 
@@ -287,12 +286,6 @@ def _entry(number: int) -> int:
 
 
 _TABLE = [_entry(number) for number in range(256)]
-
-
-def _base64(key: MasterKey) -> bytes:
-    from company_agents.keysources.text import key_text
-
-    return key_text(key).reveal()
 
 
 def _name(settings: Settings) -> str:
