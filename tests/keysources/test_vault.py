@@ -136,6 +136,13 @@ async def test_fields_of_others_stay_as_they_are(bao: Bao) -> None:
     }
 
 
+async def test_a_key_that_was_kept_by_hand_is_not_written_anew(bao: Bao) -> None:
+    settings = bao.settings()
+    bao.put(settings, {KEY.key_id: KEY.secret.reveal().hex()})
+    assert (await add(opened(settings), KEY)).kept == {KEY.key_id}
+    assert bao.versions(settings) == [{KEY.key_id: KEY.secret.reveal().hex()}]
+
+
 async def test_a_new_current_key_is_refused_while_the_hint_is_the_only_copy_of_another(bao: Bao) -> None:
     settings = bao.settings()
     bao.put(settings, {"key": text(KEY), OTHER.key_id: text(OTHER)})
@@ -261,6 +268,18 @@ async def test_what_may_not_be_written_in_full_is_found_out_before_anything_is(
     seen = await source.read()
     assert seen.current == KEY
     await refusal(lambda: source.check_writable(seen), SourceReadOnly)
+
+
+async def test_a_document_that_is_not_there_yet_takes_the_right_to_make_it(bao: Bao) -> None:
+    settings = bao.settings()
+    path = address(settings)
+    rules = f'path "{path}" {{ capabilities = ["read", "update"] }}'
+    rules += f'path "{path.replace("/data/", "/destroy/", 1)}" {{ capabilities = ["update"] }}'
+    source = opened(settings.model_copy(update={"vault_token": SecretStr(bao.policy(rules))}))
+    seen = await source.read()
+    await refusal(lambda: source.check_writable(seen), SourceReadOnly)
+    bao.put(settings, {"key": text(KEY)})
+    await source.check_writable(await source.read())
 
 
 async def test_what_may_only_be_read_is_not_written(bao: Bao) -> None:
@@ -687,22 +706,29 @@ async def test_a_vault_that_is_sealed_is_said_to_be_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("drip", [False, True])
 async def test_a_server_that_does_not_come_to_an_answer_keeps_nobody_waiting(bao: Bao, drip: bool) -> None:
-    over, connections = asyncio.Event(), 0
+    over, hung_up, connections = asyncio.Event(), asyncio.Event(), 0
 
     async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" if drip else b"")
-        while not over.is_set():
-            writer.write(b" " if drip else b"")
-            await asyncio.sleep(0.02)
+        if drip:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+            while not over.is_set():
+                writer.write(b" ")
+                await asyncio.sleep(0.02)
+        else:
+            await reader.read()
+            hung_up.set()
         writer.close()
 
     server = await asyncio.start_server(dawdle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        source = opened(bao.settings(vault_addr=url, key_timeout=0.2))
-        assert (await refusal(source.read, SourceUnavailable)).reason == "key_source_timeout"
+        async with asyncio.timeout(8):
+            source = opened(bao.settings(vault_addr=url, key_timeout=0.2))
+            assert (await refusal(source.read, SourceUnavailable)).reason == "key_source_timeout"
+            if not drip:
+                await hung_up.wait()
     finally:
         over.set()
         server.close()
