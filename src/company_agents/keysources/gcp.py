@@ -29,6 +29,7 @@ import grpc
 from google.api_core import exceptions as api
 from google.api_core import grpc_helpers
 from google.auth import exceptions as auth
+from google.auth.credentials import with_scopes_if_required
 from google.auth.transport.requests import Request
 from google.cloud.secretmanager_v1 import SecretManagerServiceClient, SecretVersion
 from google.cloud.secretmanager_v1.services.secret_manager_service.transports import grpc as transports
@@ -51,8 +52,10 @@ _PAUSES = (0.1, 0.4)
 _ATTEMPTS = 3
 # Without these a channel that failed once would repeat its old failure for up to two minutes.
 _CHANNEL = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-# At this level it logs every request and reply, whatever switches it on: payloads and tokens.
+# Below this the one logs every request and reply, payloads and tokens, whatever switches it on; the other warns of
+# a project that nobody asks for.
 logging.getLogger(transports.__name__).setLevel(logging.WARNING)
+logging.getLogger("google.auth._default").setLevel(logging.ERROR)
 
 
 class _Held(NamedTuple):
@@ -149,14 +152,11 @@ class GcpSource:
         for _ in range(_ATTEMPTS):
             secret = self._secret()
             owner = self._owner(secret)
-            if owner == instance:
-                return
-            if owner != seen.owner:
+            if owner not in (instance, seen.owner):
                 break
-            if secret is None:
-                self._create({_CLAIM: str(instance)})
-            else:
-                self._update(secret, "annotations", {**secret.annotations, _CLAIM: str(instance)})
+            mark = {_CLAIM: str(instance)}
+            if owner == instance or self._written(secret, "annotations", mark):
+                return
         raise failures.changed(self.address)
 
     def _add(self, key: MasterKey) -> None:
@@ -177,11 +177,12 @@ class GcpSource:
             held = [one for one in self._held(self._versions()) if one.key.key_id == key_id]
             if secret is None or not held:
                 raise _refusal("key_wrong", f"the key {key_id} is not at {self.address}", "put the key back")
-            aliases = dict(secret.version_aliases)
-            if aliases.get(_CURRENT) in [one.number for one in held]:
-                return
             best = max(held, key=lambda one: one.kept)
-            self._update(secret, "version_aliases", {**aliases, _CURRENT: best.number})
+            named = secret.version_aliases.get(_CURRENT)
+            if named in [one.number for one in held] or self._written(
+                secret, "version_aliases", {_CURRENT: best.number}
+            ):
+                return
         raise failures.changed(self.address)
 
     def _destroy(self, key_id: str) -> None:
@@ -253,26 +254,29 @@ class GcpSource:
                 "let it hold the instance's id",
             ) from None
 
-    def _create(self, annotations: dict[str, str]) -> None:
-        """Create the secret. One that is there is left as it is; whoever called looks again."""
+    def _create(self, annotations: dict[str, str]) -> bool:
+        """Create the secret; False: there was one, and it is left as it is."""
         # What lies in one region is not replicated.
         replication: dict[str, Any] = {} if self._location else {"replication": {"automatic": {}}}
-        request = {
-            "parent": self._parent,
-            "secret_id": self._id,
-            "secret": {**replication, "annotations": annotations},
-        }
+        secret = {**replication, "annotations": annotations}
         with contextlib.suppress(api.AlreadyExists):
+            request = {"parent": self._parent, "secret_id": self._id, "secret": secret}
             self._call("create_secret", request, expects=api.AlreadyExists, writing=True)
+            return True
+        return False
 
-    def _update(self, secret: Any, field: str, value: dict[str, Any]) -> None:
-        """Change one field of the secret that was read. One that was changed since is left; whoever called looks again."""
+    def _written(self, secret: Any | None, field: str, more: dict[str, Any]) -> bool:
+        """Add to a map of the secret as it was read; False: it was changed since, perhaps by us, with a reply lost."""
+        if secret is None:
+            return self._create(more)
         request = {
-            "secret": {"name": secret.name, "etag": secret.etag, field: value},
+            "secret": {"name": secret.name, "etag": secret.etag, field: {**getattr(secret, field), **more}},
             "update_mask": {"paths": [field]},
         }
         with contextlib.suppress(api.FailedPrecondition):
             self._call("update_secret", request, expects=api.FailedPrecondition, writing=True)
+            return True
+        return False
 
     def _call(self, verb: str, request: dict[str, Any], *, expects: Any = (), writing: bool = False) -> Any:
         """A call, tried three times at most, and for as long as the setting says. What it `expects` is the caller's."""
@@ -293,14 +297,20 @@ class GcpSource:
 
     @functools.cached_property
     def _credentials(self) -> Any:
-        found, _ = google.auth.default(scopes=_SCOPES)
+        # Scopes later: with them, it may ask yet another service for the name of a project.
+        found = with_scopes_if_required(google.auth.default()[0], _SCOPES)  # type: ignore[no-untyped-call]
         # The key of a service account signs for itself (https://google.aip.dev/auth/4111).
         itself = getattr(found, "with_always_use_jwt_access", None)
         return itself(True) if itself else found
 
     @functools.cached_property
     def _client(self) -> SecretManagerServiceClient:
-        authorities = self._ca.read_bytes() if self._ca else None
+        try:
+            authorities = self._ca.read_bytes() if self._ca else None
+        except OSError:
+            raise _refusal(
+                "key_source_ca", f"{self._ca} cannot be read", "see COMPANY_AGENTS_KEY_SOURCE_CA_FILE"
+            ) from None
         channel = grpc_helpers.create_channel(
             self._host if ":" in self._host else f"{self._host}:443",
             credentials=self._credentials,
@@ -346,7 +356,7 @@ def _explained(address: str, expects: Any, writing: bool) -> Iterator[None]:
     # What a token service answers is not repeated, not even as a cause: it may quote what it was sent.
     except auth.TransportError as error:
         raise failures.unreachable(tokens, error) from None
-    except auth.RefreshError as error:
+    except (auth.RefreshError, auth.OAuthError) as error:
         if error.retryable or isinstance(error.__cause__, auth.TransportError):
             raise failures.unreachable(tokens, error) from None
         raise failures.forbidden(address, "asks for a token for it") from None
@@ -361,7 +371,9 @@ def _explained(address: str, expects: Any, writing: bool) -> Iterator[None]:
 def _refused(address: str, error: api.GoogleAPICallError, writing: bool) -> CompanyAgentsError:
     if isinstance(error, api.TooManyRequests):
         return failures.throttled(address)
-    if isinstance(error, api.ServiceUnavailable | api.GatewayTimeout):
+    if isinstance(error, api.GatewayTimeout):
+        return failures.unreachable(address, TimeoutError())
+    if isinstance(error, api.ServiceUnavailable):
         return failures.unreachable(address, error)
     if isinstance(error, api.ServerError):
         return failures.broken(address, error.code)

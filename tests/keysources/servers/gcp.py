@@ -156,6 +156,21 @@ class Google:
 
     # — as the service —
 
+    @contextmanager
+    def serving(self, port: int = 0) -> Iterator[int]:
+        """Listen, there or anywhere."""
+        chain, marker, private = (self.folder / "server.pem").read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")
+        workers = ThreadPoolExecutor(8)
+        server = grpc.server(workers, handlers=[_handlers(self)])
+        port = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(marker + private, chain)]))
+        server.start()
+        try:
+            yield port
+        finally:
+            self.answering.set()
+            server.stop(None).wait(SLOWEST)
+            workers.shutdown()
+
     def answer(self, method: str, request: Any, context: Any) -> Any:
         self.calls.append(method)
         try:
@@ -335,16 +350,7 @@ async def place(folder: Path) -> AsyncIterator[Google]:
     """The server, and application default credentials as this machine would have them."""
     google = Google(folder)
     google.ca_file = authority(folder, "127.0.0.1").ca_file
-    chain, marker, private = (folder / "server.pem").read_bytes().partition(b"-----BEGIN PRIVATE KEY-----")
-    workers = ThreadPoolExecutor(16)
-    server = grpc.server(workers, handlers=[_handlers(google)])
-    google.port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(marker + private, chain)]))
-    server.start()
     own = {"GOOGLE_APPLICATION_CREDENTIALS": str(google.credentials()), "CLOUDSDK_CONFIG": str(folder / "none")}
-    try:
-        with mock.patch.dict(os.environ, own):
-            yield google
-    finally:
-        google.answering.set()
-        server.stop(None).wait(SLOWEST)
-        workers.shutdown()
+    with mock.patch.dict(os.environ, own), google.serving() as port:
+        google.port = port
+        yield google
