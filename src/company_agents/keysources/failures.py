@@ -34,7 +34,9 @@ class SourceChanged(Busy):
 def unreachable(address: str, error: BaseException) -> SourceUnavailable:
     """Why a source was not reached, from whatever a client library made of it."""
     causes = list(_causes(error))
-    text = " ".join(str(cause) for cause in causes)
+    # Words are for libraries that leave no more than words: they may stand in the address too.
+    telling = any(isinstance(cause, (socket.gaierror, ssl.SSLError, TimeoutError, ConnectionError)) for cause in causes)
+    text = "" if telling else " ".join(str(cause) for cause in causes)
     if _any(causes, text, (socket.gaierror,), r"NameResolution|getaddrinfo|Name or service|[Dd]omain name|DNS"):
         return _failed(address, "name", "its host's name does not resolve", "check the host in its address, and DNS")
     if _any(causes, text, (ssl.SSLError,), r"SSL|CERTIFICATE|certificate|TLS"):
