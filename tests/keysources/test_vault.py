@@ -25,6 +25,7 @@ from company_agents.keysources.failures import SourceChanged, SourceReadOnly, So
 from company_agents.keysources.found import Found
 from company_agents.keysources.vault import VaultSource
 from company_agents.settings import Settings
+from tests.keysources.place import free_port
 from tests.keysources.servers.openbao import ROOT_TOKEN, Bao, address, keys_in, openbao
 from tests.outgoing.servers import Recorded, Server, authority, reply, serve
 
@@ -402,6 +403,19 @@ async def test_a_token_that_is_none_is_refused_and_not_shown(bao: Bao) -> None:
     assert (await refusal(source.read, MayNotStart, "made-up-wrong-token")).reason == "key_source_forbidden"
 
 
+@pytest.mark.parametrize("token", ["made-up\ntoken", "made-up-tökèn", "made-up-token\x00", "made-up-token\u2028more"])
+async def test_a_token_that_cannot_be_sent_is_refused_before_a_library_quotes_it(bao: Bao, token: str) -> None:
+    with pytest.raises(MayNotStart) as caught:
+        opened(bao.settings(vault_token=SecretStr(token)))
+    assert caught.value.reason == "key_source_credentials"
+    assert "made-up" not in "".join(traceback.format_exception(caught.value)) + caught.value.hint
+
+
+async def test_a_line_end_after_a_token_does_not_count(bao: Bao) -> None:
+    source = opened(bao.settings(vault_token=SecretStr(f" {ROOT_TOKEN}\n")))
+    assert (await source.read()).keys == ()
+
+
 def approle(bao: Bao, mount: str, settings: Settings) -> dict[str, Any]:
     """An AppRole for a document: what the settings say of it."""
     bao.call("POST", f"sys/auth/{mount}", type="approle")
@@ -551,29 +565,15 @@ async def test_an_authority_of_ones_own_is_trusted_where_it_is_named_and_nowhere
             assert (await refusal(away.read, SourceUnavailable)).reason == "key_source_tls"
 
 
-async def test_a_redirect_out_of_tls_is_not_followed_and_no_token_goes_there(bao: Bao, tmp_path: Path) -> None:
-    tls = authority(tmp_path, "127.0.0.1")
-    async with serve(b"") as elsewhere:
-        away = reply(b"", "307 Temporary Redirect", location=f"{elsewhere.url}/v1/kv/data/x")
-        async with serve(away, tls.server) as standby:
-            source = opened(bao.settings(vault_addr=f"https://127.0.0.1:{standby.port}", vault_cacert=tls.ca_file))
-            await refusal(source.read, SourceUnavailable)
-    assert elsewhere.connections == 0
-
-
-async def test_a_standby_that_names_the_active_server_is_followed_once(bao: Bao) -> None:
+async def test_a_redirect_is_not_followed_and_no_token_goes_there(bao: Bao) -> None:
     settings = bao.settings()
-    async with serve(lambda request: standby(request, bao.url)) as server:
-        source = opened(settings.model_copy(update={"vault_addr": server.url}))
-        assert (await add(source, KEY)).keys == (KEY,)
-    async with serve(lambda request: standby(request, server.url)) as server:
-        source = opened(settings.model_copy(update={"vault_addr": server.url}))
-        await refusal(source.read, SourceUnavailable)
-        assert len(server.requests) <= 2 * 3
-
-
-def standby(request: Recorded, active: str) -> bytes:
-    return reply(b"", "307 Temporary Redirect", location=f"{active}{request.path}")
+    async with serve(b"") as elsewhere:
+        away = reply(b"", "307 Temporary Redirect", location=f"{elsewhere.url}/v1/{address(settings)}")
+        async with serve(away) as standby:
+            source = opened(settings.model_copy(update={"vault_addr": standby.url}))
+            error = await refusal(source.read, SourceUnavailable)
+    assert "307, a redirect" in error.sentence
+    assert elsewhere.connections == 0
 
 
 # — what goes wrong on the way —
@@ -663,6 +663,7 @@ OVER_SOON = [
     (reply(b'{"errors":[]}', "429 Too Many Requests", **JSON), "key_source_throttled"),
     (reply(b'{"errors":["made-up-root-token"]}', "500 Internal Server Error", **JSON), "key_source_error"),
     (reply(b"<html>made-up-root-token", "502 Bad Gateway"), "key_source_error"),
+    (reply(b"<html>slow down", "429 Too Many Requests"), "key_source_throttled"),
     (reply(b'{"errors":["standby"]}', "503 Service Unavailable", **JSON), "key_source_error"),
     (reply(b"<html>a portal that wants a password", content_type="text/html"), "key_source_error"),
     (reply(b"[1]", **JSON), "key_source_error"),
@@ -733,6 +734,12 @@ async def test_a_server_that_does_not_come_to_an_answer_keeps_nobody_waiting(bao
         over.set()
         server.close()
     assert connections == 1
+
+
+async def test_the_words_of_an_address_are_not_taken_for_the_failure(bao: Bao) -> None:
+    for path in ("DNS/TLS-certificate", "timeout/SSL"):
+        source = opened(bao.settings(path, vault_addr=f"http://127.0.0.1:{free_port()}"))
+        assert (await refusal(source.read, SourceUnavailable)).reason == "key_source_refused"
 
 
 async def test_a_name_that_does_not_resolve_is_said_to_be_so(bao: Bao) -> None:

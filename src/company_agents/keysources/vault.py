@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import hvac
@@ -226,14 +226,15 @@ class _Vault:
     def __init__(self, address: str, settings: Settings) -> None:
         self._address, self._settings = address, settings
         given = settings.vault_token
-        self._token = Sensitive(given.get_secret_value()) if given else None
+        self._token = _header(given.get_secret_value()) if given else None
         ca, system = settings.vault_cacert or settings.key_ca_file, ssl.get_default_verify_paths()
         self._client = hvac.Client(
             url=settings.vault_addr,
             token="",  # None would be looked for in the environment and in the home
             timeout=settings.key_timeout,
             namespace=settings.vault_namespace,
-            session=_Session(str(ca) if ca else system.cafile or system.capath or True),
+            verify=str(ca) if ca else system.cafile or system.capath or True,
+            allow_redirects=False,  # they would take the token along, to wherever they lead
             adapter=RawAdapter,
         )
 
@@ -261,7 +262,7 @@ class _Vault:
         response = self._sent("post", path, json=body)
         if response.status_code in (400, 401, 403):
             raise failures.forbidden(self._address, "logs in")
-        self._token = Sensitive(self._data(response, "auth").get("client_token", ""))
+        self._token = _header(self._data(response, "auth").get("client_token", ""))
         return self._token
 
     def _credentials(self) -> tuple[str, dict[str, str]]:
@@ -292,21 +293,19 @@ class _Vault:
         try:
             response: requests.Response = send(method, f"/v1/{path}", headers, raise_exception=False, **more)
             return response
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, ValueError) as error:
             raise failures.unreachable(self._address, error) from error
 
     def _data(self, response: requests.Response, name: str, *, writing: bool = False) -> dict[str, Any]:
         status = response.status_code
-        if status == 204:
-            return {}
         try:
             content = response.json()
-            data, errors = content.get(name), content.get("errors")
-        except (ValueError, AttributeError):
-            raise failures.broken(self._address, f"{status}, and not in JSON") from None
+        except ValueError:  # a success without a body, or somebody between us and Vault
+            content = None
+        data, errors = (content.get(name), content.get("errors")) if isinstance(content, dict) else (None, None)
         if status in (200, 404) and isinstance(data, dict):
             return data
-        if status == 404 and errors == []:
+        if status == 204 or (status == 404 and errors == []):
             return {}
         raise self._failure(status, str(errors), writing)
 
@@ -321,21 +320,7 @@ class _Vault:
             return failures.throttled(self._address)
         if status == 503 and "sealed" in errors:
             return failures.sealed(self._address)
-        return failures.broken(self._address, status)
-
-
-class _Session(requests.Session):
-    """A standby names the active server by a redirect: one is followed, and never out of TLS."""
-
-    def __init__(self, ca: str | bool) -> None:
-        super().__init__()
-        self.verify, self.max_redirects = ca, 1
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target and resp.url.startswith("https:") and not urljoin(resp.url, target).startswith("https:"):
-            return None
-        return target
+        return failures.broken(self._address, f"{status}, a redirect" if status in range(300, 400) else status)
 
 
 def _is_address(url: str) -> bool:
@@ -344,6 +329,14 @@ def _is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
     except ValueError:
         return False
+
+
+def _header(token: str) -> Sensitive:
+    """A token as it can be sent. What cannot would be quoted by the client library."""
+    found = token.strip()
+    if not (found.isascii() and found.isprintable()):
+        raise _refusal("key_source_credentials", "the token for Vault is none", "look at how it got into its variable")
+    return Sensitive(found)
 
 
 def _holds(name: str, value: object, key_id: str) -> bool:
