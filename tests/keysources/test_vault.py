@@ -283,6 +283,17 @@ async def test_a_document_that_is_not_there_yet_takes_the_right_to_make_it(bao: 
     await source.check_writable(await source.read())
 
 
+async def test_a_token_that_may_not_ask_what_it_may_do_is_not_said_to_be_read_only(bao: Bao) -> None:
+    settings = bao.settings()
+    bao.put(settings, {"key": text(KEY)})
+    token = bao.policy(
+        f'path "{address(settings)}" {{ capabilities = ["read", "create", "update"] }}', no_default_policy=True
+    )
+    source = opened(settings.model_copy(update={"vault_token": SecretStr(token)}))
+    seen = await source.read()
+    assert (await refusal(lambda: source.check_writable(seen), MayNotStart, token)).reason == "key_source_forbidden"
+
+
 async def test_what_may_only_be_read_is_not_written(bao: Bao) -> None:
     settings = bao.settings()
     bao.put(settings, {"key": text(KEY), OTHER.key_id: text(OTHER), KEY.key_id: text(KEY)})

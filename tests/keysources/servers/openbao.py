@@ -81,11 +81,11 @@ class Bao:
         read = [self.call("GET", f"{address(settings)}?version={number}") for number in numbers]
         return [reply["data"]["data"] for reply in read if reply and reply["data"]["data"] is not None]
 
-    def policy(self, rules: str) -> str:
-        """A token that may do what the rules say, and nothing else."""
+    def policy(self, rules: str, **more: Any) -> str:
+        """A token that may do what the rules say, and by Vault's own default look at itself."""
         name = uuid.uuid4().hex
         self.call("POST", f"sys/policies/acl/{name}", policy=rules)
-        return str(self.call("POST", "auth/token/create", policies=[name])["auth"]["client_token"])
+        return str(self.call("POST", "auth/token/create", policies=[name], **more)["auth"]["client_token"])
 
 
 def address(settings: Settings) -> str:
