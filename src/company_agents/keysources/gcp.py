@@ -48,6 +48,7 @@ _CURRENT, _CLAIM = "current", "company-agents-instance"
 _NEEDED = ("secretmanager.versions.add", "secretmanager.versions.destroy", "secretmanager.secrets.update")
 _SCOPES = transports.SecretManagerServiceGrpcTransport.AUTH_SCOPES
 _PASSING = (api.ServiceUnavailable, api.ResourceExhausted, api.InternalServerError)
+_GONE = (api.FailedPrecondition, api.NotFound)
 _PAUSES = (0.1, 0.4)
 _ATTEMPTS = 3
 # Without these a channel that failed once would repeat its old failure for up to two minutes.
@@ -196,9 +197,8 @@ class GcpSource:
                 break
             for one in held:
                 # Not in its state any more: destroyed by somebody else, or by us, where the reply was lost.
-                with contextlib.suppress(api.FailedPrecondition, api.NotFound):
-                    expects = (api.FailedPrecondition, api.NotFound)
-                    self._call("destroy_secret_version", {"name": one.name}, expects=expects, writing=True)
+                with contextlib.suppress(*_GONE):
+                    self._call("destroy_secret_version", {"name": one.name}, expects=_GONE, writing=True)
         else:
             raise failures.changed(self.address)
         self.after_destroy = ""
@@ -223,17 +223,23 @@ class GcpSource:
         return {}
 
     def _held(self, versions: dict[int, SecretVersion]) -> list[_Held]:
-        found = []
-        for number, version in versions.items():
-            if version.state == SecretVersion.State.ENABLED:
-                # Destroyed since it was listed.
-                with contextlib.suppress(api.FailedPrecondition, api.NotFound):
-                    found.append(self._access(number, version.name))
-        return found
+        """The keys in the versions that are enabled."""
+        enabled = {number: version.name for number, version in versions.items() if _is_enabled(version)}
+        found = {}
+        for number, name in enabled.items():
+            with contextlib.suppress(*_GONE):
+                found[number] = self._access(number, name)
+        if len(found) < len(enabled):
+            # They may have been destroyed since they were listed. If not, we do not know what is in them.
+            again = self._versions()
+            left = [number for number in enabled if number in again and number not in found]
+            if any(_is_enabled(again[number]) for number in left):
+                what = f"Google does not give out version {left[0]} of {self.address}"
+                raise _refusal("key_source_refused_call", what, "is the key that encrypts the secret enabled?")
+        return [*found.values()]
 
     def _access(self, number: int, name: str) -> _Held:
-        expects = (api.FailedPrecondition, api.NotFound)
-        payload = self._call("access_secret_version", {"name": name}, expects=expects).payload
+        payload = self._call("access_secret_version", {"name": name}, expects=_GONE).payload
         where = f"{self.address}, version {number}"
         if payload.data_crc32c != _crc32c(payload.data):
             raise _refusal("key_wrong", f"{where}, does not arrive as it was written", "try again; then restore it")
@@ -319,6 +325,10 @@ class GcpSource:
         )
         transport = transports.SecretManagerServiceGrpcTransport(host=self._host, channel=channel)
         return SecretManagerServiceClient(transport=transport)
+
+
+def _is_enabled(version: SecretVersion) -> bool:
+    return bool(version.state == SecretVersion.State.ENABLED)
 
 
 def _is_disabled(version: SecretVersion) -> bool:
