@@ -148,7 +148,7 @@ async def test_where_destruction_is_delayed_it_is_said(google: Google, name: str
     google.of(name).secret.version_destroy_ttl = timedelta(days=1)
     await source.destroy(KEY.key_id, NOTHING)
     assert await source.read() == NOTHING
-    assert "delays the destruction" in source.after_destroy
+    assert "delays destruction" in source.after_destroy
     assert await google.holds(google.at(name), KEY)
 
 

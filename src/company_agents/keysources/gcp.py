@@ -130,11 +130,8 @@ class GcpSource:
         named = secret.version_aliases.get(_CURRENT)
         disabled = [number for number, version in versions.items() if _is_disabled(version)]
         if named in disabled or (disabled and not held):
-            raise _refusal(
-                "key_disabled",
-                f"version {named if named in disabled else disabled[-1]} of {self.address} is disabled",
-                "enable it: gcloud secrets versions enable",
-            )
+            what = f"version {named if named in disabled else disabled[-1]} of {self.address} is disabled"
+            raise _refusal("key_disabled", what, "enable it: gcloud secrets versions enable")
         hints = [one for one in held if (one.number == named if named is not None else not one.kept)]
         keys = {one.key.key_id: one.key for one in held}
         kept = frozenset(one.key.key_id for one in held if one.kept)
@@ -155,8 +152,7 @@ class GcpSource:
             owner = self._owner(secret)
             if owner not in (instance, seen.owner):
                 break
-            mark = {_CLAIM: str(instance)}
-            if owner == instance or self._written(secret, "annotations", mark):
+            if owner == instance or self._written(secret, "annotations", {_CLAIM: str(instance)}):
                 return
         raise failures.changed(self.address)
 
@@ -178,11 +174,8 @@ class GcpSource:
             held = [one for one in self._held(self._versions()) if one.key.key_id == key_id]
             if secret is None or not held:
                 raise _refusal("key_wrong", f"the key {key_id} is not at {self.address}", "put the key back")
-            best = max(held, key=lambda one: one.kept)
-            named = secret.version_aliases.get(_CURRENT)
-            if named in [one.number for one in held] or self._written(
-                secret, "version_aliases", {_CURRENT: best.number}
-            ):
+            named, best = secret.version_aliases.get(_CURRENT), max(held, key=lambda one: one.kept).number
+            if named in [one.number for one in held] or self._written(secret, "version_aliases", {_CURRENT: best}):
                 return
         raise failures.changed(self.address)
 
@@ -203,10 +196,7 @@ class GcpSource:
             raise failures.changed(self.address)
         self.after_destroy = ""
         if secret.version_destroy_ttl:
-            self.after_destroy = (
-                "the secret delays the destruction of its versions; until then, whoever may enable the version "
-                "again can read the key"
-            )
+            self.after_destroy = "the secret delays destruction: until then, whoever enables the version can read it"
         elif any(_is_disabled(version) for version in versions.values()):
             self.after_destroy = "versions that somebody disabled cannot be looked into, and were left as they are"
 
@@ -254,11 +244,8 @@ class GcpSource:
         try:
             return UUID(owner) if owner is not None else None
         except ValueError:
-            raise _refusal(
-                "key_source_mark",
-                f"the annotation {_CLAIM} of {self.address} does not say whose keys these are",
-                "let it hold the instance's id",
-            ) from None
+            what = f"the annotation {_CLAIM} of {self.address} does not say whose keys these are"
+            raise _refusal("key_source_mark", what, "let it hold the instance's id") from None
 
     def _create(self, annotations: dict[str, str]) -> bool:
         """Create the secret; False: there was one, and it is left as it is."""
@@ -314,9 +301,8 @@ class GcpSource:
         try:
             authorities = self._ca.read_bytes() if self._ca else None
         except OSError:
-            raise _refusal(
-                "key_source_ca", f"{self._ca} cannot be read", "see COMPANY_AGENTS_KEY_SOURCE_CA_FILE"
-            ) from None
+            hint = "see COMPANY_AGENTS_KEY_SOURCE_CA_FILE"
+            raise _refusal("key_source_ca", f"{self._ca} cannot be read", hint) from None
         channel = grpc_helpers.create_channel(
             self._host if ":" in self._host else f"{self._host}:443",
             credentials=self._credentials,
@@ -371,11 +357,9 @@ def _explained(address: str, expects: Any, writing: bool) -> Iterator[None]:
             raise failures.unreachable(tokens, error) from None
         raise failures.forbidden(address, "asks for a token for it") from None
     except (auth.GoogleAuthError, ValueError, OSError) as error:
-        raise _refusal(
-            "key_source_credentials",
-            f"no credentials for {address}, or they cannot be used ({type(error).__name__})",
-            "set GOOGLE_APPLICATION_CREDENTIALS to their file, or give this machine a service account",
-        ) from None
+        what = f"no credentials for {address}, or they cannot be used ({type(error).__name__})"
+        hint = "set GOOGLE_APPLICATION_CREDENTIALS to their file, or give this machine a service account"
+        raise _refusal("key_source_credentials", what, hint) from None
 
 
 def _refused(address: str, error: api.GoogleAPICallError, writing: bool) -> CompanyAgentsError:
