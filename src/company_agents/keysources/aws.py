@@ -73,11 +73,8 @@ class AwsSource:
             # An empty AWS_CA_BUNDLE would mean to botocore that nothing is verified.
             verify = settings.key_ca_file or core.get_config_variable("ca_bundle") or True
         if not region:
-            raise MayNotStart(
-                f"aws-secretsmanager://{rest} does not say in which region it is",
-                hint="give the secret's whole ARN, or set AWS_DEFAULT_REGION",
-                code="key_source_region",
-            )
+            what = f"aws-secretsmanager://{rest} does not say in which region it is"
+            raise _refusal("key_source_region", what, "give the secret's whole ARN, or set AWS_DEFAULT_REGION")
         secret, token = settings.aws_secret_access_key, settings.aws_session_token
         options = {
             "region_name": region,
@@ -180,8 +177,16 @@ class AwsSource:
         target, holder = _holder(versions, f"ca-{key_id}"), _holder(versions, _CURRENT)
         if target is None:
             raise self._wrong(f"the key {key_id} is not there")
-        if target != holder:
-            self._move(_CURRENT, to=target, away=holder)
+        if target == holder:
+            return
+        bare = _key_or_none(self._content(holder)) if holder is not None else None
+        if bare is not None and _holder(versions, f"ca-{bare.key_id}") is None:
+            raise _refusal(
+                "key_not_kept",
+                f"AWSCURRENT at {self.address} has the only copy of the key {bare.key_id}",
+                "add it first",
+            )
+        self._move(_CURRENT, to=target, away=holder)
 
     def _destroy(self, key_id: str) -> None:
         own = f"ca-{key_id}"
@@ -191,11 +196,8 @@ class AwsSource:
             if own in labels or getattr(_key_or_none(self._content(version)), "key_id", None) == key_id
         }
         if _holder(found, _CURRENT) is not None:
-            raise MayNotStart(
-                f"the key {key_id} is what AWSCURRENT names at {self.address}, which AWS does not let go",
-                hint="move AWSCURRENT to the version of the active key first",
-                code="key_current",
-            )
+            what = f"the key {key_id} is what AWSCURRENT names at {self.address}, and AWS does not let go of that"
+            raise _refusal("key_current", what, "move AWSCURRENT to the version of the active key first")
         for version, labels in found.items():
             # The key's own label last: killed in between, the next attempt finds what is left.
             for label in sorted(labels, key=lambda one: one == own):
@@ -211,11 +213,8 @@ class AwsSource:
         except self._errors.ResourceNotFoundException:
             return {}
         if found.get("DeletedDate"):
-            raise MayNotStart(
-                f"the secret {self.address} is scheduled for deletion",
-                hint="restore it: aws secretsmanager restore-secret",
-                code="key_source_deleted",
-            )
+            what = f"the secret {self.address} is scheduled for deletion"
+            raise _refusal("key_source_deleted", what, "restore it: aws secretsmanager restore-secret")
         stages = found.get("VersionIdsToStages", {}).items()
         return {version: frozenset(labels) for version, labels in stages if labels}
 
@@ -229,11 +228,8 @@ class AwsSource:
         try:
             return UUID(str(self._content(version)).strip())
         except ValueError:
-            raise MayNotStart(
-                f"the version with the label {_CLAIM} at {self.address} does not say whose keys these are",
-                hint="move the label to a version whose content is the instance's id",
-                code="key_source_mark",
-            ) from None
+            what = f"the version with the label {_CLAIM} at {self.address} does not say whose keys these are"
+            raise _refusal("key_source_mark", what, "move the label to one that has the instance's id") from None
 
     def _put(self, version: str, content: Sensitive, label: str) -> None:
         """Put a version; where there is one with this id, nothing changes, whatever is in it."""
@@ -276,7 +272,7 @@ class AwsSource:
         return self._client.exceptions
 
     def _wrong(self, what: str) -> MayNotStart:
-        return MayNotStart(f"{self.address}: {what}", hint="put the right key back", code="key_wrong")
+        return _refusal("key_wrong", f"{self.address}: {what}", "put the right key back")
 
 
 def _version_of(key_id: str) -> str:
@@ -294,11 +290,12 @@ def _key_or_none(content: str | bytes | None) -> MasterKey | None:
 
 
 def _full(address: str) -> MayNotStart:
-    return MayNotStart(
-        f"the secret {address} has no room for another key: AWS keeps {_MOST_LABELS} labels for a secret",
-        hint="prune keys that nothing needs, or move to another secret",
-        code="key_source_full",
-    )
+    what = f"the secret {address} has no room for another key: AWS keeps {_MOST_LABELS} labels for a secret"
+    return _refusal("key_source_full", what, "prune keys that nothing needs")
+
+
+def _refusal(code: str, sentence: str, hint: str) -> MayNotStart:
+    return MayNotStart(sentence, hint=hint, code=code)
 
 
 @contextlib.contextmanager
@@ -312,10 +309,10 @@ def _explained(address: str, *, writing: bool = False) -> Iterator[None]:
     except HTTPClientError as error:
         raise failures.unreachable(address, error) from error
     except (BotoCoreError, ValueError) as error:
-        raise MayNotStart(
+        raise _refusal(
+            "key_source_credentials",
             f"no credentials for {address}, or AWS's own settings cannot be used ({type(error).__name__})",
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
-            code="key_source_credentials",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
         ) from error
 
 
@@ -337,8 +334,5 @@ def _refused(address: str, error: ClientError, writing: bool) -> CompanyAgentsEr
     # Credentials that are wrong, unknown or expired are a 400 here; so is a KMS key that may not be used.
     if status in (401, 403) or re.search(r"Access|Auth|Client|Token|Signature|cryption", code):
         return failures.forbidden(address)
-    return MayNotStart(
-        f"AWS does not do a call to {address} ({code or status})",
-        hint="look at the state of the secret",
-        code="key_source_refused_call",
-    )
+    what = f"AWS does not do a call to {address} ({code or status})"
+    return _refusal("key_source_refused_call", what, "look at the state of the secret")
