@@ -15,7 +15,7 @@ from pathlib import Path
 from company_agents.crypto.keyring import MasterKey
 from company_agents.settings import Settings, read_settings
 from tests.keysources.place import MakePlace, settings_for
-from tests.keysources.servers import gcp, openbao
+from tests.keysources.servers import azure, gcp, moto, openbao
 
 
 class Files:
@@ -91,7 +91,9 @@ KINDS: dict[str, MakePlace] = {
     "file": files,
     "env": variables,
     "vault": openbao.place,
+    "aws-secretsmanager": moto.place,
     "gcp-secretmanager": gcp.place,
+    "azure-keyvault": azure.place,
 }
 
 READ_ONLY = {"env"}

@@ -20,6 +20,7 @@ import boto3.session
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 
 from company_agents.crypto.keyring import MasterKey
 from company_agents.errors import CompanyAgentsError, MayNotStart
@@ -306,7 +307,7 @@ def _explained(address: str, *, writing: bool = False) -> Iterator[None]:
         if re.match(r"Resource|InvalidParameter", _code(error)):
             raise
         raise _refused(address, error, writing) from error
-    except HTTPClientError as error:
+    except (HTTPClientError, NotConnected) as error:
         raise failures.unreachable(address, error) from error
     except (BotoCoreError, ValueError) as error:
         raise _refusal(

@@ -63,7 +63,7 @@ class AzureSource:
         return cls(vault, name, settings.key_endpoint or f"https://{host}", settings)
 
     async def read(self) -> Found:
-        """Every key by its tag, and the hint: the newest version where an operator put it there, else the last copy."""
+        """Every version that is enabled; each must be a key."""
         return await asyncio.to_thread(self._read)
 
     async def check_writable(self, seen: Found) -> None:
@@ -88,16 +88,14 @@ class AzureSource:
 
     def _read(self) -> Found:
         versions = self._versions()
-        keys = {key_id: self._kept(key_id, version) for key_id, version in _kept(versions).items()}
-        kept = frozenset(keys)
-        current = self._bare(versions)
-        copy = _last_copy(versions)
-        if current is None and copy is not None:
-            key_id = _tag(copy, _KEY)
-            current = keys.get(key_id) or self._kept(key_id, copy)
+        held = {version.version: self._key(version) for version in versions if not _tag(version, _CURRENT)}
+        keys = {key.key_id: key for key in held.values()}
+        hint = self._hint(versions)
+        # A copy is looked into only where its key is nowhere else.
+        current = None if hint is None else keys.get(_tag(hint, _KEY)) or held.get(hint.version) or self._key(hint)
         if current is not None:
             keys.setdefault(current.key_id, current)
-        return Found(tuple(keys.values()), current, kept, self._owner())
+        return Found(tuple(keys.values()), current, frozenset(_kept(versions)), self._owner())
 
     def _check(self) -> None:
         # A key's own version first: its tags never change.
@@ -118,25 +116,18 @@ class AzureSource:
         version = _kept(self._versions()).get(key.key_id)
         if version is None:
             self._set(self._name, key_text(key).reveal_text(), {_KEY: key.key_id})
-        elif self._kept(key.key_id, version) != key:
+        elif self._key(version) != key:
             raise self._wrong(f"version {version.version} was there with another key")
 
     def _make_current(self, key_id: str) -> None:
         versions = self._versions()
-        kept, copy, bare = _kept(versions), _last_copy(versions), self._bare(versions)
+        kept, hint, copy = _kept(versions), self._hint(versions), _last_copy(versions)
         if key_id not in kept:
             raise self._wrong(f"the key {key_id} is not there")
-        if bare is None and copy is not None and _tag(copy, _KEY) == key_id:
-            return
-        if bare is not None and bare.key_id not in kept:
-            raise _refusal(
-                "key_not_kept",
-                f"the newest version at {self.address} has the only copy of the key {bare.key_id}",
-                "add it",
-            )
-        content = key_text(self._kept(key_id, kept[key_id])).reveal_text()
-        number = 1 if copy is None else _number(copy) + 1
-        self._set(self._name, content, {_KEY: key_id, _CURRENT: str(number)})
+        if hint is None or _tag(hint, _KEY) != key_id:
+            content = key_text(self._key(kept[key_id])).reveal_text()
+            number = 1 if copy is None else _number(copy) + 1
+            self._set(self._name, content, {_KEY: key_id, _CURRENT: str(number)})
 
     def _destroy(self, key_id: str) -> None:
         for version in self._versions():
@@ -155,23 +146,22 @@ class AzureSource:
                     return []
                 raise
 
-    def _kept(self, key_id: str, version: SecretProperties) -> MasterKey:
-        where = f"version {version.version}"
-        key = key_from(self._content(version), f"{self.address}, {where}")
-        if key.key_id != key_id:
-            raise self._wrong(f"{where} does not hold the key that its tag says")
-        return key
-
-    def _bare(self, versions: list[SecretProperties]) -> MasterKey | None:
-        """The key that an operator put there, where nothing was written after it."""
-        bare = {version.version for version in versions if not _tag(version, _KEY)}
+    def _hint(self, versions: list[SecretProperties]) -> SecretProperties | None:
+        """The version that an operator wrote last of all, else the last copy, else what an operator wrote last."""
+        bare, copy = [version for version in versions if not _tag(version, _KEY)], _last_copy(versions)
         if not bare:
-            return None
+            return copy
         # Asked for, and not seen from the list: its times are whole seconds.
         newest = self._newest(self._name)
-        if newest is None or newest[0] not in bare:
-            return None
-        return key_from(newest[1], f"{self.address}, version {newest[0]}")
+        last = next((version for version in bare if newest and version.version == newest[0]), None)
+        return last or copy or max(bare, key=lambda version: str(version.created_on))
+
+    def _key(self, version: SecretProperties) -> MasterKey:
+        where = f"version {version.version}"
+        key = key_from(self._content(version), f"{self.address}, {where}")
+        if _tag(version, _KEY) not in ("", key.key_id):
+            raise self._wrong(f"{where} does not hold the key that its tag says")
+        return key
 
     def _holds(self, version: SecretProperties, key_id: str) -> bool:
         with contextlib.suppress(MayNotStart):
@@ -303,6 +293,9 @@ def _not_let_in(address: str, error: ClientAuthenticationError) -> CompanyAgents
 
 def _refused(address: str, error: HttpResponseError, writing: bool) -> CompanyAgentsError:
     status = error.status_code or 0
+    if _is_disabled(error):
+        # Since it was listed.
+        return failures.changed(address)
     if status == 401 or (status == 403 and not writing):
         return failures.forbidden(address)
     if status == 403:

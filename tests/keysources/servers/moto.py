@@ -41,7 +41,6 @@ Rule = Callable[[str, dict[str, Any]], bytes | None]
 class Moto:
     """A place of the contract test, and what an operator does at AWS."""
 
-    writable = True
     compares = False
     empty = ""
     secrets = (SECRET_KEY, SESSION_TOKEN)
@@ -180,7 +179,9 @@ async def place(folder: Path) -> AsyncIterator[Moto]:
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
     }
     try:
-        with mock.patch.dict(os.environ, own, clear=True):
+        # Between two attempts boto3 waits for seconds; how long it waits is not what is tested here.
+        at_once = mock.patch("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01)
+        with mock.patch.dict(os.environ, own, clear=True), at_once:
             moto = Moto(folder, _port(process))
             # Its log is read on, or the pipe would be full one day.
             assert process.stderr
