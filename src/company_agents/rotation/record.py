@@ -6,11 +6,10 @@ not at all.
 
 from __future__ import annotations
 
-from company_agents.audit.log import AuditLog
-from company_agents.db.database import Database
+from typing import Any
 
-# By the state that a key came to.
-_ACTIONS = {"active": "key.activated", "archived": "key.archived", "destroyed": "key.destroyed"}
+from company_agents.audit.log import AuditLog
+from company_agents.db.database import Database, Row
 
 
 async def record_states(db: Database, audit: AuditLog, *, who: str = "start") -> None:
@@ -23,17 +22,34 @@ async def record_states(db: Database, audit: AuditLog, *, who: str = "start") ->
     async with db.instance_transaction() as tx:
         states = await tx.all("master_keys_list")
         rows = {row["key_id"]: row["rows"] for row in await tx.all("secrets_by_key")}
-    active = next((row["key_id"] for row in states if row["state"] == "active"), None)
+    active = next((row for row in states if row["state"] == "active"), None)
     for row in states:
-        if row["recorded"] or row["state"] not in _ACTIONS:
+        event = None if row["recorded"] else _event(row, rows.get(row["key_id"], 0), active, first=len(states) == 1)
+        if event is None:
             continue
-        # The chain of a new instance begins with its key.
-        first = row["state"] == "active" and len(states) == 1
-        facts = {"actor": who, "key": row["key_id"], "source": row["source"], "rows": rows.get(row["key_id"], 0)}
-        if row["state"] == "active":
-            facts |= {"rewrapped": row["rewrapped"]}
-        if row["state"] == "archived":
-            facts |= {"active": active, "ends_at": row["ends_at"], "compromised": bool(row["compromised_at"])}
-        await audit.append(None, "key.created" if first else _ACTIONS[row["state"]], **facts)
+        action, facts = event
+        await audit.append(None, action, actor=who, key=row["key_id"], **facts)
         async with db.instance_transaction() as tx:
             await tx.run("master_key_recorded", key_id=row["key_id"], state=row["state"])
+
+
+def _event(row: Row, rows: int, active: Row | None, *, first: bool) -> tuple[str, dict[str, Any]] | None:
+    """What there is to say of a key, by the state that it came to."""
+    if row["state"] == "active":
+        # The chain of a new instance begins with its key.
+        return ("key.created" if first else "key.activated"), {"source": row["source"]}
+    if row["state"] == "destroyed":
+        return "key.destroyed", {"source": row["source"]}
+    if row["state"] != "archived":
+        return None
+    if row["activated_at"] is None or active is None:
+        return "key.adopted", {"source": row["source"], "rows": rows}
+    return "key.rotated", {
+        "new_key": active["key_id"],
+        "rows": active["rewrapped"],
+        "rows_left": rows,
+        "switched_at": active["activated_at"],
+        "archived_at": row["archived_at"],
+        "ends_at": row["ends_at"],
+        "compromised": bool(row["compromised_at"]),
+    }
