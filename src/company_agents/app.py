@@ -35,6 +35,7 @@ from company_agents.integrations.turns import Turns
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
+from company_agents.rotation.background import Background
 from company_agents.rotation.init import Initialized, initialize
 from company_agents.rotation.panic import Panic, sealed_since
 from company_agents.rotation.prune import Pruner
@@ -68,6 +69,7 @@ class App:
     events: AuditEvents
     keys: Keys
     rotator: Rotator
+    background: Background
     pruner: Pruner
     panic: Panic
     held: HeldKeys
@@ -138,6 +140,10 @@ async def open_app(
         providers = Providers()
         integrations = Integrations(store, audit, outgoing, providers)
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
+        rotator = Rotator(db, source, held, audit, settings.key_grace)
+        background = Background(rotator)
+        panic.followers.append(background.stop)
+        stack.push_async_callback(background.close)
         replica = Replica(db, held, panic.drop, panic.restore) if long_lived else None
         if replica is not None:
             await replica.start()
@@ -149,7 +155,8 @@ async def open_app(
             audit=audit,
             events=AuditEvents(db, audit_keys.all, instance),
             keys=Keys(db, source, held, settings.key_period),
-            rotator=Rotator(db, source, held, audit, settings.key_grace),
+            rotator=rotator,
+            background=background,
             pruner=Pruner(db, source, held, audit),
             panic=panic,
             held=held,
@@ -180,9 +187,18 @@ async def unsealing(app: App) -> AsyncIterator[tuple[Sessions, Panic]]:
 
     Raises:
         MayNotStart: the keys cannot be had.
+        TooMany: others are trying the same.
     """
     db, instance = app.store.db, app.instance.id
-    held = HeldKeys(await app.panic.unlock(), app.held.reread)
+    # Anybody may try, and each attempt reads the key source: one after the other.
+    async with app.panic.turn():
+        held = HeldKeys(await app.panic.unlock(), app.held.reread)
+        async with _opened_for(db, instance, app, held) as opened:
+            yield opened
+
+
+@contextlib.asynccontextmanager
+async def _opened_for(db: Database, instance: UUID, app: App, held: HeldKeys) -> AsyncIterator[tuple[Sessions, Panic]]:
     audit = AuditLog(db, _unready, instance)
     store = SecretStore(db, held, audit)
     audit.key = AuditKeys(db, store).newest

@@ -24,6 +24,7 @@ from company_agents.app import App
 from company_agents.identity.permissions import Role
 from company_agents.identity.principal import Caller
 from company_agents.sensitive import Sensitive
+from tests.api.world import settle
 from tests.conftest import LOCAL
 
 PASSWORD = "correct horse battery staple"
@@ -55,6 +56,13 @@ async def door(app: App) -> AsyncIterator[str]:
 async def http(door: str) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=door, trust_env=False, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+async def settled(app: App) -> AsyncIterator[None]:
+    """No test begins while a rotation runs, or on a sealed instance."""
+    yield
+    await settle(app)
 
 
 Ask = Callable[..., Awaitable[httpx2.Response]]

@@ -34,7 +34,7 @@ from company_agents.identity.permissions import Permission as P
 from company_agents.identity.permissions import Role
 from company_agents.sensitive import Sensitive
 from tests.api.hostile import Attempt
-from tests.api.world import GOOD, TABLES, Route, World, with_ids
+from tests.api.world import GOOD, TABLES, Route, World, settle, with_ids
 from tests.conftest import LOCAL
 
 CHECKS = [
@@ -213,6 +213,7 @@ class Scene:
         """Make a call; remember it with its answer."""
         before = self._stored or self.stored_now()
         answer = self.wire.send(attempt)
+        asyncio.run_coroutine_threadsafe(settle(self.app), self.loop).result(60)
         self._stored = self.stored_now()
         faults = self.judge.faults(route, answer)
         found = Exchange(route, who, attempt, answer, faults, self._stored != before, must_be_refused)

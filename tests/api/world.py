@@ -120,6 +120,11 @@ SAMPLES: dict[str, Sample] = {
     "deleteMemory": Sample(P.MEMORY),
     "listEvents": Sample(P.AUDIT_READ),
     "verifyEvents": Sample(P.AUDIT_READ),
+    "getKey": Sample(P.KEY_READ),
+    "rotateKey": Sample(P.KEY_ROTATE, lambda world: {"finish": False, "compromised": False}),
+    "pruneKeys": Sample(P.KEY_PRUNE, lambda world: {"id": None}),
+    "listToReissue": Sample(P.KEY_READ),
+    "sealInstance": Sample(P.INSTANCE_SEAL),
 }
 
 
@@ -178,6 +183,14 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "name": "github",
     }
     return World(tenant, url, {name: str(value) for name, value in ids.items()})
+
+
+async def settle(app: App) -> None:
+    """After a call that goes on behind its answer, or that sealed the instance: as before the next."""
+    await app.background.ended()
+    if app.held.sealed:
+        await app.panic.restore()
+        await app.panic.unseal("local:tester")
 
 
 def with_ids(world: World, **ids: str) -> World:

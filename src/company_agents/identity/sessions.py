@@ -77,6 +77,22 @@ class Sessions:
         row = await self._check(name, password, code, address=address)
         return await self.open(row["id"], address=address, browser=browser, password_hash=row["password_hash"])
 
+    async def sign_in_owner(
+        self, name: str, password: str, code: str, *, address: str, browser: str
+    ) -> tuple[Sensitive, Principal]:
+        """
+        The same for an owner of the instance alone, who unseals it. Anybody else is refused like a wrong password.
+
+        Raises:
+            Unauthenticated, TooMany: as for signing in.
+        """
+        row = await self._check(name, password, code, address=address, unseals=True)
+        token = await self.open(row["id"], address=address, browser=browser, password_hash=row["password_hash"])
+        found = await self.current(token.reveal_text())
+        if found is None:
+            raise Unauthenticated(NOT_RIGHT)
+        return token, found[0]
+
     async def open(
         self, operator_id: UUID, *, address: str, browser: str, password_hash: str | None = None
     ) -> Sensitive:
@@ -141,7 +157,7 @@ class Sessions:
                 raise NotFound("this session does not exist")
             await self.audit.append(None, "operator.session_ended", actor=principal.label, session=session_id)
 
-    async def _check(self, name: str, password: str, code: str | None, *, address: str) -> Row:
+    async def _check(self, name: str, password: str, code: str | None, *, address: str, unseals: bool = False) -> Row:
         """
         Password, and code unless None; failures are counted for the account, and for it from this address. Returns the
         person's row.
@@ -159,6 +175,8 @@ class Sessions:
                     raise TooMany("too many failed attempts", retry_after=int(seconds or 0) + 1)
             row = await tx.one("operator_by_name", name=name)
         good = await password_matches(row["password_hash"] if row else None, password)
+        if good and row is not None and unseals:
+            good = (await self.operators.get(row["id"])).instance_owner
         if good and row is not None and code is not None:
             good = await self._take_code(row["id"], code, row["totp_step"])
         if good:
@@ -167,7 +185,8 @@ class Sessions:
         if not good:
             # A name that nobody has is put on record nowhere: it may be a password that was typed into the wrong field.
             # And who tries a thousand of them makes one event with a count.
-            self.audit.refusal(None, "operator.sign_in_refused", name=name if row else None, address=address)
+            action = "instance.unseal_refused" if unseals else "operator.sign_in_refused"
+            self.audit.refusal(None, action, name=name if row else None, address=address)
             raise Unauthenticated(NOT_RIGHT)
         assert row is not None
         return row

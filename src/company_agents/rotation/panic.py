@@ -4,16 +4,20 @@ The panic button: sealed, an instance holds no key, on no replica, and answers n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from company_agents.audit.log import AuditLog
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
-from company_agents.errors import CompanyAgentsError
+from company_agents.errors import CompanyAgentsError, TooMany
 from company_agents.secret_store.keys import HeldKeys
+
+# How long one attempt to unseal waits for those before it (seconds).
+TURN_TIME = 10.0
 
 
 async def sealed_since(db: Database) -> datetime | None:
@@ -38,6 +42,7 @@ class Panic:
     forget: Callable[[], None]
     unlock: Callable[[], Awaitable[KeyRing]]
     followers: list[Callable[[], None]] = field(default_factory=list)
+    _turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def seal(self, who: str) -> bool:
         """Seal the instance. Returns whether it was open; one that is sealed already stays as it is."""
@@ -72,3 +77,21 @@ class Panic:
             MayNotStart: they cannot be had.
         """
         self.held.unseal(await self.unlock())
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """
+        One attempt to unseal after the other, in the order in which they come.
+
+        Raises:
+            TooMany: there are too many before this one.
+        """
+        try:
+            async with asyncio.timeout(TURN_TIME):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise TooMany("too many try to unseal the instance at this moment", retry_after=5) from None
+        try:
+            yield
+        finally:
+            self._turns.release()

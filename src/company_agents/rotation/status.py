@@ -96,6 +96,11 @@ class KeyStatus:
         return next(key for key in self.keys if key.state == "active")
 
     @property
+    def active_key_id(self) -> str:
+        """Its id."""
+        return self.active.key_id
+
+    @property
     def old(self) -> bool:
         """Whether its rotation is due."""
         return self.age_days >= self.period_days

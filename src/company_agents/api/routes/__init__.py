@@ -2,7 +2,19 @@
 The routes, one module per noun.
 """
 
-from company_agents.api.routes import agents, audit, companies, integrations, me, memory, providers, tasks, tokens
+from company_agents.api.routes import (
+    agents,
+    audit,
+    companies,
+    instance,
+    integrations,
+    key,
+    me,
+    memory,
+    providers,
+    tasks,
+    tokens,
+)
 
 # In the order in which they are matched: who asks most comes first.
 ROUTERS = (
@@ -16,6 +28,8 @@ ROUTERS = (
     audit.router,
     providers.router,
     tokens.router,
+    key.router,
+    instance.router,
 )
 
 __all__ = ["ROUTERS"]
