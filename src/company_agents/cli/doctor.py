@@ -22,6 +22,7 @@ from company_agents.errors import CompanyAgentsError, Exit
 
 if TYPE_CHECKING:
     from company_agents.app import App
+    from company_agents.rotation.status import KeyStatus
     from company_agents.settings import Settings
 
 # Below this the database is about to fail (bytes).
@@ -102,7 +103,7 @@ async def _instance(settings: Settings) -> list[Check]:
     start_logging(Redactor(), folder=None, level="error")
     try:
         async with open_app(settings) as app:
-            return [_database(app), await _key(app), await _secrets(app), await _audit(app)]
+            return [_database(app), *await _keys(app), await _secrets(app), await _audit(app)]
     except CompanyAgentsError as error:
         return [Check("start", False, error.sentence, error.hint)]
 
@@ -112,14 +113,39 @@ def _database(app: App) -> Check:
     return Check("database", True, f"{kind}; schema, roles and row-level security are as they must be")
 
 
-async def _key(app: App) -> Check:
+async def _keys(app: App) -> list[Check]:
     status = await app.keys.status()
+    owner = (await app.keys.source.read()).owner
+    whose = "is this instance's" if owner else "is nobody's, and can only be read: its key cannot be rotated"
+    checks = [_key(status), Check("key source", True, f"{status.source} {whose}"), *_replicas(status)]
+    if status.underway and not status.underway.running:
+        destroying = any(key.state == "destroying" for key in status.keys)
+        hint = f"`company-agents key {'prune' if destroying else 'rotate --finish'}` finishes it"
+        checks.append(Check("rotation", False, "a change of the master key was left unfinished", hint))
+    return checks
+
+
+def _key(status: KeyStatus) -> Check:
     missing = [key.key_id for key in status.keys if key.rows and not key.in_ring]
     if missing:
         return Check("master key", False, f"{missing[0]} seals secrets and is not in the ring", "put it back")
-    good = status.active.seals < status.seals_urge_rotation
-    detail = f"{status.active.key_id} at {status.source}, {count(status.active.seals, 'seal')}"
-    return Check("master key", good, detail, "it has sealed half of what is safe: a new instance has a new one")
+    detail = f"{status.active.key_id}, {count(status.active.seals, 'seal')}, {count(status.age_days, 'day')} old"
+    if status.worn:
+        return Check("master key", False, detail, "it has sealed half of what is safe: `company-agents key rotate`")
+    hint = f"its period is {count(status.period_days, 'day')}: `company-agents key rotate`"
+    return Check("master key", not status.old, detail, hint)
+
+
+def _replicas(status: KeyStatus) -> list[Check]:
+    active = status.active.key_id
+    without = [replica for replica in status.replicas if replica.problem or active not in replica.key_ids]
+    if not status.replicas:
+        return []
+    if not without:
+        return [Check("orchestrators", True, f"{len(status.replicas)} alive, and the active key is held by each")]
+    first = without[0]
+    detail = f"{first.host}, process {first.process}: {first.problem or f'it does not hold the key {active}'}"
+    return [Check("orchestrators", False, detail, "let it reach the key source, or start it again")]
 
 
 async def _secrets(app: App) -> Check:
