@@ -16,7 +16,7 @@ import structlog
 
 from company_agents.api import api_app
 from company_agents.app import App, open_app
-from company_agents.dashboard import dashboard_app
+from company_agents.dashboard import dashboard_app, sealed_page
 from company_agents.errors import CompanyAgentsError, Sealed, Unavailable
 from company_agents.hardening import harden, wipe_environment
 from company_agents.logs import Redactor, start_logging
@@ -55,6 +55,7 @@ class Front:
             ("/v1", api_app(app)),
             ("", dashboard_app(app)),
         ]
+        self._sealed_page = sealed_page(app)
         self._name = (urlsplit(app.settings.url).hostname or "").lower()
         self._calls: set[asyncio.Task[Any]] = set()
         app.panic.followers.append(self._break_off)
@@ -87,7 +88,7 @@ class Front:
         except asyncio.CancelledError:
             if not self._app.held.sealed or status != 500:
                 raise
-            await _SEALED(scope, receive, send_on)
+            await self._sealed(scope)(scope, receive, send_on)
         finally:
             self._calls.discard(call)
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
@@ -102,10 +103,14 @@ class Front:
         if path == "/readyz":
             return self._ready
         if self._app.held.sealed and not path.startswith(("/unseal", "/static/")):
-            return _SEALED
+            return self._sealed(scope)
         if not self._is_for_us(scope):
             return _answer(421, b"this orchestrator has another name; COMPANY_AGENTS_PUBLIC_URL sets it\n")
         return next(door for prefix, door in self._doors if path == prefix or path.startswith(f"{prefix}/"))
+
+    def _sealed(self, scope: Scope) -> Asgi:
+        accepted = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+        return self._sealed_page if b"text/html" in accepted else _SEALED
 
     def _is_for_us(self, scope: Scope) -> bool:
         host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")

@@ -122,7 +122,7 @@ SAMPLES: dict[str, Sample] = {
     "verifyEvents": Sample(P.AUDIT_READ),
     "getKey": Sample(P.KEY_READ),
     "rotateKey": Sample(P.KEY_ROTATE, lambda world: {"finish": False, "compromised": False}),
-    "pruneKeys": Sample(P.KEY_PRUNE, lambda world: {"id": None}),
+    "pruneKeys": Sample(P.KEY_PRUNE, lambda world: {}),
     "listToReissue": Sample(P.KEY_READ),
     "sealInstance": Sample(P.INSTANCE_SEAL),
 }

@@ -206,13 +206,28 @@ async def _every_page(app: App, caller: Caller, integration: Any, agent: Any) ->
     one, ann = f"{home}/integrations/{integration.id}", f"{home}/agents/{agent.id}"
     signed_in = [
         *("/companies", "/companies/new", "/account", "/account/tokens/new", "/people", "/people/link", "/audit"),
-        *("/confirm", "/patterns", "/nowhere", home, f"{home}/invite", f"{home}/audit", f"{home}/audit/verify"),
+        *("/master-key", "/master-key/rotate", "/master-key/finish", "/master-key/compromised", "/master-key/prune"),
+        *(
+            "/seal",
+            "/confirm",
+            "/patterns",
+            "/nowhere",
+            home,
+            f"{home}/invite",
+            f"{home}/audit",
+            f"{home}/audit/verify",
+        ),
         *(f"{home}/people", f"{home}/people/{longest.operator.id}/remove"),
         *(f"{home}/integrations", f"{home}/integrations/connect", f"{home}/integrations/connect/slack"),
         *(f"{home}/integrations/connect/generic", one, f"{one}/allow", f"{one}/rotate", f"{one}/delete"),
         *(f"{home}/agents", f"{home}/agents/hire", ann, f"{ann}/rotate-token", f"{ann}/retire"),
     ]
-    return {**dict.fromkeys(signed_in, "in"), "/sign-in": "out", f"/join?token={link.reveal_text()}": "out"}
+    return {
+        **dict.fromkeys(signed_in, "in"),
+        "/sign-in": "out",
+        "/unseal": "out",
+        f"/join?token={link.reveal_text()}": "out",
+    }
 
 
 # 320: what is left of a desktop's width where somebody has made the text four times as large (WCAG 2.2, 1.4.10).

@@ -354,8 +354,9 @@ class VerifiedOut(_Out):
 class Rotation(_In):
     """What kind of rotation."""
 
-    finish: StrictBool = Field(False, description="finish what was begun, and begin nothing")
-    compromised: StrictBool = Field(False, description="the key got out: destroy it, with the backups that need it")
+    # Both are to be said: one of them destroys a key.
+    finish: StrictBool = Field(description="finish what was begun, and begin nothing")
+    compromised: StrictBool = Field(description="the key got out: destroy it, with the backups that need it")
 
 
 class Pruning(_In):

@@ -2,6 +2,6 @@
 The door for people: pages rendered here, without a script.
 """
 
-from company_agents.dashboard.door import dashboard_app
+from company_agents.dashboard.door import dashboard_app, sealed_page
 
-__all__ = ["dashboard_app"]
+__all__ = ["dashboard_app", "sealed_page"]

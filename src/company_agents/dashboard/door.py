@@ -15,11 +15,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from company_agents.app import App
-from company_agents.dashboard.guard import SAFE_METHODS, Guard
+from company_agents.dashboard.guard import HEADERS, SAFE_METHODS, Guard
 from company_agents.dashboard.pages import PAGES
 from company_agents.dashboard.render import STATIC
-from company_agents.dashboard.visit import Page, Visit, go, here, visit_of
-from company_agents.errors import CompanyAgentsError, Failed, NotFound, Refused, TooMany, WrongUsage
+from company_agents.dashboard.visit import Page, Visit, go, here, slowed, visit_of
+from company_agents.errors import CompanyAgentsError, Failed, NotFound, Refused, Sealed, WrongUsage
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -34,6 +34,17 @@ def dashboard_app(app: App) -> ASGIApp:
         exception_handlers={CompanyAgentsError: errors.ours, HTTPException: errors.of_http, Exception: errors.other},
     )
     return Guard(starlette, errors.cross_site, app.settings.url)
+
+
+def sealed_page(app: App) -> ASGIApp:
+    """What a browser is shown in place of any page while the instance is sealed."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        response = Visit(app, Request(scope, receive)).page("sealed.html", status=Sealed.http_status)
+        response.headers.update(HEADERS)
+        await response(scope, receive, send)
+
+    return answer
 
 
 class _Static(StaticFiles):
@@ -95,9 +106,7 @@ class _Errors:
         assert isinstance(error, CompanyAgentsError)
         visit: Visit = getattr(request.state, "visit", None) or await self._visit(request)
         response = visit.page("error.html", status=error.http_status, error=error)
-        if isinstance(error, TooMany):
-            response.headers["Retry-After"] = str(error.retry_after)
-        return response
+        return slowed(response, error)
 
     async def _visit(self, request: Request) -> Visit:
         """Where there is no page: who asked for it, so that nobody is told to sign in who is."""

@@ -35,6 +35,11 @@ async def all_integrations(visit: Visit) -> list[Integration]:
     return integrations
 
 
+async def key_warnings(visit: Visit) -> list[str]:
+    """What an owner of the instance should do about the master key; nobody else is told."""
+    return words.key_warnings(await visit.app.keys.status()) if visit.may("KEY_READ") else []
+
+
 async def events_of(visit: Visit, found: list[dict[str, Any]]) -> list[words.Event]:
     """Events in plain words, with names in place of ids."""
     names = await _people(visit, found)

@@ -17,7 +17,7 @@ from company_agents.app import App
 from company_agents.dashboard.forms import Form, read_form
 from company_agents.dashboard.guard import cookie_name
 from company_agents.dashboard.render import templates
-from company_agents.errors import CompanyAgentsError
+from company_agents.errors import CompanyAgentsError, TooMany
 from company_agents.identity.directory import Company
 from company_agents.identity.permissions import DANGEROUS, Permission, allowed
 from company_agents.identity.principal import Caller, Principal
@@ -160,6 +160,13 @@ async def visit_of(app: App, request: Request) -> Visit:
 def go(path: str, **query: str) -> RedirectResponse:
     """After an act: go on with a GET."""
     return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303)
+
+
+def slowed(response: Response, error: CompanyAgentsError) -> Response:
+    """The answer to an attempt that failed; with how long to wait, where there were too many."""
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 def here(request: Request) -> str:

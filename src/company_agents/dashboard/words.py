@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from company_agents.errors import CompanyAgentsError
+from company_agents.rotation.status import KeyStatus
 
 # After an act a page is told by name what to say, so that an address cannot put words into our mouth.
 NOTICES = {
@@ -27,6 +28,8 @@ NOTICES = {
     "signed-out": "You are signed out.",
     "session-ended": "That session is signed out.",
     "token-revoked": "The token is revoked and refused from now on.",
+    "sealed": "Sealed. No orchestrator holds a key any more.",
+    "unsealed": "Unsealed, and you are signed in. Every other orchestrator follows within a few seconds.",
     "confirmed": "Thank you. You can go on for ten minutes.",
 }
 
@@ -39,6 +42,11 @@ HINTS = {
     "network",
     "if that is meant, give --allow-private-network": "if that is meant, say so under Advanced: it may be in a private "
     "network",
+    "`company-agents key status` shows how far it is; try again when it is done": "the page Master key shows how far it is; "
+    "try again when it is done",
+    "nothing is lost; run `company-agents key rotate --finish` to finish what was begun": "nothing is lost; the page Master "
+    "key has a button that finishes what was begun",
+    "`company-agents key rotate --finish` finishes it; then rotate with --compromised": "finish it first; then come back here",
     "`company-agents operator link` makes a new one": "ask an owner for a new one; on the server, "
     "`company-agents operator link` makes one",
     "private addresses are allowed per integration, with --allow-private-network, and by the setting "
@@ -48,6 +56,13 @@ HINTS = {
 
 EVENTS = {
     "key.created": "Master key created",
+    "key.activated": "Master key brought into use",
+    "key.adopted": "Master key found and kept",
+    "key.rotated": "Master key rotated",
+    "key.destroyed": "Master key destroyed",
+    "instance.sealed": "Instance sealed",
+    "instance.unsealed": "Instance unsealed",
+    "instance.unseal_refused": "Unsealing refused",
     "company.created": "Company created",
     "agent.created": "Agent hired",
     "agent.paused": "Agent paused",
@@ -93,7 +108,40 @@ INSTANCE_FILTERS = {
     "operator.": "People",
     "token.": "Refused tokens",
     "key.": "Master key",
+    "instance.": "Sealing",
     "secret.": "Altered secrets",
+}
+
+# States of a master key: what is said of it, its tone and its sign.
+KEY_STATES = {
+    "active": ("Active", "good", "check"),
+    "staged": ("Waiting to take over", "warn", "info"),
+    "retiring": ("Being replaced", "warn", "rotate"),
+    "archived": ("Archived", "still", "ended"),
+    "destroying": ("Being destroyed", "warn", "trash"),
+    "destroyed": ("Destroyed", "still", "ended"),
+}
+
+# What a rotation or pruning is at, by the name that the fence has for it.
+KEY_STEPS = {
+    "": "Opening every secret, to see that all can be moved",
+    "adopt": "Giving the present key a place of its own in the source",
+    "stage": "Writing the new key to the source",
+    "register": "Waiting until every orchestrator holds the new key",
+    "switch": "Switching to the new key",
+    "rewrap": "Moving secrets to the new key",
+    "verify": "Looking for secrets under the old key",
+    "archive": "Archiving the old key",
+    "prune": "Looking for keys that nothing needs",
+    "destroy": "Destroying a key",
+}
+
+# What the name of a secret begins with.
+SECRETS = {
+    "integration": "Credential of an integration",
+    "agent_token": "Token of an agent",
+    "operator_token": "Token of somebody's programs",
+    "operator_totp": "Second factor of a person",
 }
 
 # Facts of an event that its other columns show, or that say nothing to a person.
@@ -133,6 +181,19 @@ def hint(error: CompanyAgentsError) -> str:
     """An error's hint, for somebody at a page."""
     said = HINTS.get(error.hint, error.hint)
     return "" if re.search(r"`company-agents \w+ (token )?list", said) else said
+
+
+def key_warnings(status: KeyStatus) -> list[str]:
+    """What an owner should do about the master key, and why."""
+    found = []
+    if status.worn:
+        found.append("the active key has sealed half of what is safe: rotate it")
+    if status.old:
+        found.append(f"the active key is {status.age_days} days old, and its period is {status.period_days}: rotate it")
+    if status.to_reissue:
+        secrets = f"{status.to_reissue:,} secret{'' if status.to_reissue == 1 else 's'}"
+        found.append(f"{secrets} of a key that got out still to be replaced")
+    return found
 
 
 def event(found: dict[str, Any], names: dict[str, str]) -> Event:

@@ -2,7 +2,18 @@
 The pages, one module per noun.
 """
 
-from company_agents.dashboard.pages import account, agents, audit, companies, connect, integrations, people, signing_in
+from company_agents.dashboard.pages import (
+    account,
+    agents,
+    audit,
+    companies,
+    connect,
+    integrations,
+    master_key,
+    people,
+    sealing,
+    signing_in,
+)
 
 PAGES = [
     *signing_in.PAGES,
@@ -13,4 +24,6 @@ PAGES = [
     *audit.PAGES,
     *people.PAGES,
     *account.PAGES,
+    *master_key.PAGES,
+    *sealing.PAGES,
 ]

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from company_agents.dashboard.forms import Form, safe_return
 from company_agents.dashboard.guard import drop_cookie, set_cookie
 from company_agents.dashboard.render import qr_code
-from company_agents.dashboard.visit import Page, Visit, go
+from company_agents.dashboard.visit import Page, Visit, go, slowed
 from company_agents.errors import CompanyAgentsError, Conflict, TooMany, Unauthenticated, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.operators import LINK_MINUTES, Invitation
@@ -124,15 +124,9 @@ async def act_sign_in(visit: Visit) -> Response:
             browser=visit.browser,
         )
     except (Unauthenticated, TooMany, WrongUsage) as error:
-        return _slowed(visit.again("sign_in.html", form, error, back=back), error)
+        return slowed(visit.again("sign_in.html", form, error, back=back), error)
     response = go(back)
     set_cookie(response, visit.app.settings, session)
-    return response
-
-
-def _slowed(response: Response, error: CompanyAgentsError) -> Response:
-    if isinstance(error, TooMany):
-        response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
@@ -160,7 +154,7 @@ async def act_confirm(visit: Visit) -> Response:
     except Unauthenticated:
         return visit.again("confirm.html", form, WrongUsage("this password is not right"), back=back)
     except TooMany as error:
-        return _slowed(visit.again("confirm.html", form, error, back=back), error)
+        return slowed(visit.again("confirm.html", form, error, back=back), error)
     return go(back)
 
 
