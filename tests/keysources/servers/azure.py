@@ -53,7 +53,7 @@ class Azure:
 
     compares = False
     empty = ""
-    secrets = (CLIENT_SECRET, TOKEN)
+    secrets: tuple[str, ...] = (CLIENT_SECRET, TOKEN)
 
     def __init__(self, folder: Path, own: Authority) -> None:
         self.folder = folder

@@ -43,7 +43,7 @@ class Moto:
 
     compares = False
     empty = ""
-    secrets = (SECRET_KEY, SESSION_TOKEN)
+    secrets: tuple[str, ...] = (SECRET_KEY, SESSION_TOKEN)
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
