@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -13,10 +14,13 @@ from typing import Literal
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from company_agents.app import App
+from company_agents.app import App, open_app
 from company_agents.dashboard import dashboard_app
 from company_agents.dashboard.guard import cookie_name
-from tests.dashboard.people import Person, owner
+from company_agents.identity.principal import Caller
+from company_agents.settings import read_settings
+from tests.conftest import remove
+from tests.dashboard.people import LOCAL, Person, owner
 from tests.dashboard.standin import served, slack
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
@@ -109,3 +113,38 @@ def paths(app: App) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(home=home, integrations=f"{home}/integrations", agents=f"{home}/agents")
 
     return below
+
+
+# — an instance that may be rotated and sealed: no test of another file stands on it —
+
+
+@pytest.fixture(scope="session")
+async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[App, App]]:
+    """Two orchestrators of one instance."""
+    home = tmp_path_factory.mktemp("own") / "home"
+    settings = read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(open_app(settings, long_lived=True))
+        other = await stack.enter_async_context(open_app(settings, long_lived=True))
+        yield one, other
+    if (home / "db").is_symlink():
+        remove((home / "db").resolve())
+
+
+@pytest.fixture(scope="session")
+def own(both: tuple[App, App]) -> App:
+    """The one whose pages are looked at."""
+    return both[0]
+
+
+@pytest.fixture(scope="session")
+async def olga(own: App) -> Person:
+    """An owner of that instance."""
+    return await owner(own, "olga")
+
+
+@pytest.fixture(scope="session")
+async def company(own: App) -> Caller:
+    """A company there."""
+    made = await own.companies.create(LOCAL, "Northwind")
+    return await own.identity.in_company(LOCAL, made.id)
