@@ -122,7 +122,7 @@ async def open_app(
         audit = AuditLog(db, _unready, instance)
         store = SecretStore(db, held, audit)
         audit_keys = AuditKeys(db, store)
-        audit.key = audit_keys.newest
+        audit.key, audit.forget_key = audit_keys.newest, audit_keys.forget
         outgoing = _outgoing(settings, redactor)
         await outgoing.start()
         stack.push_async_callback(outgoing.close)
@@ -131,7 +131,7 @@ async def open_app(
         # it does not open, nothing can be recorded, and every use says so; what only looks can go on.
         with contextlib.suppress(CompanyAgentsError):
             await audit_keys.newest()
-            await record_states(db, audit)
+            await record_states(db, audit, audit_keys)
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
@@ -140,7 +140,7 @@ async def open_app(
         providers = Providers()
         integrations = Integrations(store, audit, outgoing, providers)
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
-        rotator = Rotator(db, source, held, audit, settings.key_grace)
+        rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
         panic.followers.append(background.stop)
         stack.push_async_callback(background.close)
@@ -157,7 +157,7 @@ async def open_app(
             keys=Keys(db, source, held, settings.key_period),
             rotator=rotator,
             background=background,
-            pruner=Pruner(db, source, held, audit),
+            pruner=Pruner(db, source, held, audit, audit_keys),
             panic=panic,
             held=held,
             replica=replica,

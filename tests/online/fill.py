@@ -24,7 +24,7 @@ async def fill(app: App, company_id: UUID, count: int, *, size: int = 64) -> lis
     """Put so many secrets of so many bytes into a company. Returns their ids; each is named `filled/<id>`."""
     active = (await app.keys.status()).active.key_id
     key = app.held.ring.get(active)
-    ids = []
+    ids: list[UUID] = []
     async with await app.store.db.logins.instance.connect() as connection:
         while len(ids) < count:
             batch = [uuid4() for _ in range(min(AT_ONCE, count - len(ids)))]

@@ -55,12 +55,14 @@ class _Fold:
 @dataclass
 class AuditLog:
     """
-    The audit log of one process. `key` gives the number and the value of the audit key.
+    The audit log of one process. `key` gives the number and the value of the audit key, the newest that is known here;
+    `forget_key` has it looked up anew.
     """
 
     db: Database
     key: AuditKey
     instance_id: UUID
+    forget_key: Callable[[], None] = lambda: None
     _queue: list[_Pending] = field(default_factory=list)
     _heads: dict[UUID, Head] = field(default_factory=dict)
     _folds: dict[tuple[Any, ...], _Fold] = field(default_factory=dict)
@@ -206,21 +208,32 @@ class AuditLog:
 
     async def _link_and_write(self, left: dict[UUID, list[_Pending]]) -> None:
         """Write what is left, chain by chain; what is written is taken out, and who waits for it is told."""
-        number, key = await self.key()
         for _ in range(FREE_ATTEMPTS):
+            number, key = await self.key()
             moved = await self._write(number, key, left, self.db.commit_events)
             _written(left, moved)
             if not left:
                 return
-            # Another replica wrote to these chains: link to their new ends, and only these again.
-            self._heads.update(moved)
+            self._moved_on(moved)
         # The others are quicker each time, as one that is nearer to the database is: nobody is while these are held.
-        async with self.db.holding_chains(array_text(sorted(left))) as (ends, commit):
-            self._heads.update(_heads(ends))
-            moved = await self._write(number, key, left, commit)
-        _written(left, moved)
-        if left:
-            raise Unavailable("the audit log is too busy")
+        # Twice, since the key may be the one that was replaced just now.
+        for _ in range(2):
+            number, key = await self.key()
+            async with self.db.holding_chains(array_text(sorted(left))) as (ends, commit):
+                self._heads.update(_heads(ends))
+                moved = await self._write(number, key, left, commit)
+            _written(left, moved)
+            if not left:
+                return
+            self._moved_on(moved)
+        raise Unavailable("the audit log is too busy")
+
+    def _moved_on(self, moved: dict[UUID, Head]) -> None:
+        """Another wrote to these chains: link to their new ends, and only these again."""
+        if any(self._heads.get(chain) == head for chain, head in moved.items()):
+            # It ends where we thought, and takes nothing: there is a newer key.
+            self.forget_key()
+        self._heads.update(moved)
 
     async def _write(
         self, number: int, key: Sensitive, left: dict[UUID, list[_Pending]], commit: CommitEvents

@@ -42,7 +42,7 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
     that is appended between the reading of the chain and that of its head would look like one that is missing.
     """
     faults: list[Fault] = []
-    seq, mac = 0, START
+    seq, mac, number = 0, START, 0
     async for row in tx.stream("audit_chain", chain=chain):
         expected = seq + 1
         if row["seq"] != expected:
@@ -53,9 +53,11 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
             # The link to what is missing cannot be checked: go on from what this event says of itself.
         elif (key := keys.get(row["audit_key"])) is None:
             faults.append(Fault(chain, row["seq"], "it names an audit key that does not exist"))
+        elif row["audit_key"] < number:
+            faults.append(Fault(chain, row["seq"], "it is linked with an audit key that was replaced before"))
         elif not hmac.compare_digest(link(key, chain, row["seq"], mac, row["record"]), row["mac"]):
             faults.append(Fault(chain, row["seq"], "it is not what was written, or not in its place"))
-        seq, mac = row["seq"], row["mac"]
+        seq, mac, number = row["seq"], row["mac"], max(number, row["audit_key"])
         if len(faults) >= most_faults:
             return Verified(chain, seq, tuple(faults))
     head = await tx.one("audit_head", chain=chain)

@@ -202,6 +202,17 @@ class Database:
             yield Tx(connection, company_id)
 
     @contextlib.asynccontextmanager
+    async def committer_transaction(self) -> AsyncIterator[Tx]:
+        """A transaction that sees the instance's own rows, over the committer's connection: for what it must read itself."""
+        with translated():
+            connection = await _take(self._committer)
+            try:
+                async with _scoped(connection, None):
+                    yield Tx(connection, None)
+            finally:
+                await self._committer.putconn(connection)
+
+    @contextlib.asynccontextmanager
     async def instance_transaction(self) -> AsyncIterator[Tx]:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
         async with self.instance_session() as session, session.transaction() as tx:

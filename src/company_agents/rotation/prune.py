@@ -14,6 +14,7 @@ from company_agents.keysources.base import KeySource
 from company_agents.rotation.claim import check_owner
 from company_agents.rotation.fence import Fence, overtaken
 from company_agents.rotation.record import record_states
+from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
 
 
@@ -42,6 +43,7 @@ class Pruner:
     source: KeySource
     held: HeldKeys
     audit: AuditLog
+    audit_keys: AuditKeys
 
     async def prune(self, key_id: str | None, who: str) -> Pruned:
         """
@@ -51,6 +53,7 @@ class Pruner:
         Raises:
             NotFound: no key of this id.
             Refused: the key that is named is needed, or its time is not over.
+            SourceReadOnly: nothing can be taken away there.
             Busy: somebody else rotates or prunes, or a backup is being made.
         """
         async with Fence.taken(self.db) as fence:
@@ -62,7 +65,9 @@ class Pruner:
                 raise Busy("a backup is being made, which may need every key", hint="try again when it is done")
             if key_id is not None and key_id not in {row["key_id"] for row in states}:
                 raise NotFound("there is no key of this id", hint="`company-agents key status` shows them")
-            check_owner(self.source, await self.source.read(), self.audit.instance_id)
+            found = await self.source.read()
+            check_owner(self.source, found, self.audit.instance_id)
+            await self.source.check_writable(found)
             result = Pruned()
             for row in states:
                 if row["state"] == "destroyed" or (key_id is not None and row["key_id"] != key_id):
@@ -76,7 +81,7 @@ class Pruner:
                     raise Refused(f"the key {key_id} is kept: {why}", hint="nothing was changed", code="key_needed")
                 else:
                     result.kept.append(Kept(row["key_id"], why))
-        await record_states(self.db, self.audit, who=who)
+        await record_states(self.db, self.audit, self.audit_keys, who=who)
         return result
 
     async def forget(self, key_id: str, who: str) -> None:
@@ -98,7 +103,7 @@ class Pruner:
                     raise NotFound("there is no archived key of this id", hint="`company-agents key status` shows them")
                 if await tx.run("master_key_gone", key_id=key_id) != 1:
                     raise Refused(f"secrets need the key {key_id}", hint="put it back", code="key_needed")
-        await record_states(self.db, self.audit, who=who)
+        await record_states(self.db, self.audit, self.audit_keys, who=who)
 
 
 async def destroy(fence: Fence, source: KeySource, held: HeldKeys, audit: AuditLog, key_id: str) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 from company_agents.audit.log import AuditLog
 from company_agents.db.database import Database, Row
+from company_agents.secret_store.audit_keys import AuditKeys
 
 
-async def record_states(db: Database, audit: AuditLog, *, who: str = "start") -> None:
+async def record_states(db: Database, audit: AuditLog, audit_keys: AuditKeys, *, who: str = "start") -> None:
     """
-    Write down every change that is not written down yet.
+    Write down every change that is not written down yet. With a rotation the audit key is renewed: whoever has the old
+    master key has the audit keys that it sealed.
 
     Raises:
         Unavailable: it could not be written.
@@ -28,6 +30,8 @@ async def record_states(db: Database, audit: AuditLog, *, who: str = "start") ->
         if event is None:
             continue
         action, facts = event
+        if action == "key.rotated":
+            await audit_keys.renew()
         await audit.append(None, action, actor=who, key=row["key_id"], **facts)
         async with db.instance_transaction() as tx:
             await tx.run("master_key_recorded", key_id=row["key_id"], state=row["state"])

@@ -27,6 +27,7 @@ from company_agents.rotation.prune import destroy
 from company_agents.rotation.record import record_states
 from company_agents.rotation.replica import ALIVE
 from company_agents.rotation.rewrap import Progress, Rewrapped, open_all, rewrap
+from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
 
 # Each replica gives a sign of life every second: this is long enough for one that must reach a slow source.
@@ -88,6 +89,7 @@ class Rotator:
     source: KeySource
     held: HeldKeys
     audit: AuditLog
+    audit_keys: AuditKeys
     grace: int
 
     async def foresee(self, *, compromised: bool, say: Progress) -> Foreseen:
@@ -128,7 +130,7 @@ class Rotator:
             found = await self._ours()
             result = await self._rotate(fence, states, found, finish, compromised, who, say)
             result.seconds = round(time.monotonic() - started, 3)
-        await record_states(self.db, self.audit, who=who)
+        await record_states(self.db, self.audit, self.audit_keys, who=who)
         self.held.ring = (await self.source.read()).ring
         return result
 

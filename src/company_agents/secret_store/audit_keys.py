@@ -7,9 +7,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from company_agents.companies.scope import InstanceScope
 from company_agents.db.database import Database
-from company_agents.errors import Conflict, Failed
+from company_agents.errors import Conflict
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
 
@@ -34,21 +33,22 @@ class AuditKeys:
             self._newest = max(keys.items())
         return self._newest
 
+    async def renew(self) -> None:
+        """Let new events be linked with a new key."""
+        number, _ = max((await self.all()).items())
+        await self._create(number + 1)
+        self.forget()
+
     def forget(self) -> None:
-        """Drop what was opened: the instance was sealed."""
+        """Drop what was opened: the instance was sealed, or there is a newer one."""
         self._newest = None
 
     async def all(self) -> dict[int, Sensitive]:
         """Every key by its number, for verifying."""
-        async with self.db.transaction(None) as tx:
-            names = [row["name"] for row in await tx.all("audit_keys")]
-        found = {}
-        for name in names:
-            value = await self.store.open_own(InstanceScope(self.db), name)
-            if value is None:
-                raise Failed("an audit key was deleted just now")
-            found[int(name.rpartition("/")[2])] = value
-        return found
+        # The audit committer asks this, while those who wait for it may hold every other connection.
+        async with self.db.committer_transaction() as tx:
+            rows = await tx.all("audit_keys")
+        return {int(row["name"].rpartition("/")[2]): await self.store.open_row(row) for row in rows}
 
     async def _create(self, number: int) -> None:
         try:

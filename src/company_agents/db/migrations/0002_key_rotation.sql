@@ -104,3 +104,46 @@ BEGIN
     GET DIAGNOSTICS moved = ROW_COUNT;
     RETURN moved;
 END $$;
+
+-- The audit key is renewed with each rotation. A chain goes on under a newer key only: whoever got hold of an older one
+-- can append nothing with it, and the first event under the newer one holds fast what stands before it.
+ALTER TABLE audit_heads ADD COLUMN audit_key int NOT NULL DEFAULT 0;
+
+CREATE OR REPLACE FUNCTION audit_append(chains uuid[], base_seqs bigint[], base_macs bytea, counts int[], records text,
+                                        macs bytea, key_number int)
+    RETURNS TABLE (chain uuid, seq bigint, mac bytea) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    i int;
+    done int := 0;
+    lines text[] := string_to_array(records, E'\n');
+    head bytea;
+    the_instance uuid := (SELECT id FROM instance);
+BEGIN
+    FOR i IN 1 .. cardinality(chains) LOOP
+        PERFORM set_config('company_agents.company',
+                           CASE WHEN chains[i] = the_instance THEN '' ELSE chains[i]::text END, true),
+                set_config('company_agents.instance', CASE WHEN chains[i] = the_instance THEN 'on' ELSE '' END, true);
+        head := substring(macs FROM (done + counts[i] - 1) * 32 + 1 FOR 32);
+        IF base_seqs[i] = 0 THEN
+            INSERT INTO audit_heads (chain, seq, mac, audit_key) VALUES (chains[i], counts[i], head, key_number)
+            ON CONFLICT DO NOTHING;
+        ELSE
+            UPDATE audit_heads h SET seq = base_seqs[i] + counts[i], mac = head, audit_key = key_number
+            WHERE h.chain = chains[i] AND h.seq = base_seqs[i] AND h.audit_key <= key_number
+              AND h.mac = substring(base_macs FROM (i - 1) * 32 + 1 FOR 32);
+        END IF;
+        IF FOUND THEN
+            INSERT INTO audit_events
+            SELECT chains[i], base_seqs[i] + e.n, e.line, key_number,
+                   substring(macs FROM (done + e.n::int - 1) * 32 + 1 FOR 32)
+            FROM unnest(lines[done + 1 : done + counts[i]]) WITH ORDINALITY AS e (line, n);
+        ELSE
+            RETURN QUERY SELECT h.chain, h.seq, h.mac FROM audit_heads h WHERE h.chain = chains[i];
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'a chain has lost its end' USING ERRCODE = 'data_corrupted';
+            END IF;
+        END IF;
+        done := done + counts[i];
+    END LOOP;
+END $$;

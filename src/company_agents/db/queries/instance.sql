@@ -36,4 +36,4 @@ SELECT company_id FROM agents WHERE id = %(id)s;
 SELECT company_id FROM integrations WHERE id = %(id)s;
 
 -- name: audit_keys
-SELECT name FROM secrets WHERE company_id IS NULL AND name LIKE 'audit_key/%%' ORDER BY name;
+SELECT id, company_id, name, value, nonce, key_id FROM secrets WHERE company_id IS NULL AND name LIKE 'audit_key/%%';

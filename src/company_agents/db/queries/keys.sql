@@ -23,7 +23,8 @@ SET LOCAL lock_timeout = '200ms';
 SELECT pg_advisory_xact_lock(7301001);
 
 -- name: master_key_retire
-UPDATE master_keys k SET state = 'retiring', compromised_at = CASE WHEN %(compromised)s THEN now() END,
+-- The moment at which no writer is left under the old key: now() is that of the wait before it.
+UPDATE master_keys k SET state = 'retiring', compromised_at = CASE WHEN %(compromised)s THEN clock_timestamp() END,
        seals_to = (SELECT CASE WHEN is_called THEN last_value + 1 ELSE 0 END FROM master_key_seals)
 WHERE k.key_id = %(key_id)s AND k.state = 'active';
 
@@ -33,9 +34,10 @@ UPDATE master_keys k SET state = 'active', activated_at = now(), recorded = fals
 WHERE k.key_id = %(key_id)s AND k.state = 'staged';
 
 -- name: master_key_archive
--- A compromised key has no grace.
+-- A compromised key has no grace, and one that a copy of the database may need has no end.
 UPDATE master_keys SET state = 'archived', archived_at = now(), recorded = false,
-       ends_at = CASE WHEN compromised_at IS NULL THEN now() + make_interval(days => %(grace)s) ELSE now() END
+       ends_at = CASE WHEN compromised_at IS NOT NULL THEN now()
+                      WHEN NOT shared THEN now() + make_interval(days => %(grace)s) END
 WHERE key_id = %(key_id)s AND state = 'retiring';
 
 -- name: master_key_adopt
@@ -49,7 +51,10 @@ ON CONFLICT (key_id) DO UPDATE SET state = 'archived', ends_at = NULL, recorded 
 DELETE FROM master_keys WHERE key_id = %(key_id)s AND state = 'staged';
 
 -- name: master_keys_without_end
-UPDATE master_keys SET ends_at = NULL WHERE state = 'archived' AND compromised_at IS NULL;
+-- Those that are archived, and those that will be.
+UPDATE master_keys SET shared = true,
+       ends_at = CASE WHEN state = 'archived' AND compromised_at IS NULL THEN NULL ELSE ends_at END
+WHERE state IN ('staged', 'active', 'retiring', 'archived');
 
 -- name: master_key_destroying
 -- Not where a row needs it, or a backup does; a running one needs all.
