@@ -130,8 +130,8 @@ class Rotator:
             found = await self._ours()
             result = await self._rotate(fence, states, found, finish, compromised, who, say)
             result.seconds = round(time.monotonic() - started, 3)
+        await self.held.refresh()
         await record_states(self.db, self.audit, self.audit_keys, who=who)
-        self.held.ring = (await self.source.read()).ring
         return result
 
     async def _rotate(

@@ -13,8 +13,9 @@ from company_agents.crypto.cipher import SEALS_LIMIT
 from company_agents.crypto.keyring import KeyRing, MasterKey, UnknownKey
 from company_agents.errors import Busy, CompanyAgentsError, Refused, Sealed
 
-# A row may name a key that there never was. The source is not asked more often than this (seconds) because of it.
+# A row may name a key that there never was. The source is not asked for the same one more often than this (seconds).
 REREAD_EVERY = 1.0
+MOST_REMEMBERED = 100
 
 
 @dataclass
@@ -28,7 +29,7 @@ class HeldKeys:
     reread: Callable[[], Awaitable[KeyRing]]
     sealed: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _read_at: float = float("-inf")
+    _not_there: dict[str, float] = field(default_factory=dict)
     _fetching: asyncio.Task[None] | None = None
 
     async def get(self, key_id: str) -> MasterKey:
@@ -78,12 +79,15 @@ class HeldKeys:
         async with self._lock:
             if self.sealed or unless in self.ring:
                 return
-            if unless is not None and time.monotonic() - self._read_at < REREAD_EVERY:
+            if time.monotonic() - self._not_there.get(unless or "", float("-inf")) < REREAD_EVERY:
                 return
-            self._read_at = time.monotonic()
             ring = await self.reread()
             if not self.sealed:
                 self.ring = ring
+            if unless is not None and unless not in ring:
+                if len(self._not_there) >= MOST_REMEMBERED:
+                    self._not_there.clear()
+                self._not_there[unless] = time.monotonic()
 
     def drop(self, key_id: str) -> None:
         """Forget a key that was destroyed."""

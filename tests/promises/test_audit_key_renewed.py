@@ -1,0 +1,78 @@
+"""
+The audit key is renewed with each rotation of the master key: whoever got hold of the old ones appends nothing unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from company_agents.app import App, open_app
+from company_agents.audit.chain import canonical, link
+from company_agents.settings import Settings, read_settings
+from tests.conftest import LOCAL, remove
+from tests.promises.evidence import connect_past, sql
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncIterator[tuple[App, App]]:
+    """Two orchestrators of one instance, both of which have linked events."""
+    settings: Settings = read_settings(home=tmp_path / "home")
+    async with open_app(settings) as one, open_app(settings) as other:
+        for app in (one, other):
+            await app.companies.create(LOCAL, f"company {uuid.uuid4().hex[:8]}")
+            await app.audit.append(None, "something.happened")
+        yield one, other
+    if (settings.home / "db").is_symlink():
+        remove((settings.home / "db").resolve())
+
+
+async def rotate(app: App) -> None:
+    await app.rotator.rotate(finish=False, compromised=False, who="tester", say=lambda step, done, total: None)
+
+
+async def numbers(app: App) -> list[int]:
+    """Under which audit key each event of the instance's chain is linked."""
+    async with await connect_past(app, "postgres") as past:
+        query = "SELECT audit_key FROM audit_events WHERE chain = %(chain)s ORDER BY seq"
+        return [row["audit_key"] for row in await sql(past, query, chain=app.instance.id)]
+
+
+async def test_every_orchestrator_goes_on_with_the_new_key_and_no_event_fails(two: tuple[App, App]) -> None:
+    one, other = two
+    await rotate(one)
+    await asyncio.gather(*(app.audit.append(None, "something.else", n=n) for n in range(20) for app in two))
+    found = await numbers(one)
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+    assert found.count(2) >= 40
+    await rotate(other)
+    await one.audit.append(None, "something.else")
+    assert (await numbers(one))[-1] == 3
+    assert [chain.faults for chain in await one.events.verify_all()] == [(), (), ()]
+
+
+async def test_an_event_that_is_linked_with_a_replaced_key_is_found(two: tuple[App, App]) -> None:
+    one, _ = two
+    _, old_key = await one.audit.key()
+    await rotate(one)
+    chain = one.instance.id
+    record = canonical({"action": "nothing.happened", "at": "2026-01-01T00:00:00+00:00"})
+    async with await connect_past(one, "postgres") as past:
+        head = (await sql(past, "SELECT seq, mac FROM audit_heads WHERE chain = %(chain)s", chain=chain))[0]
+        forged = {"chain": chain, "seq": head["seq"] + 1, "record": record}
+        mac = link(old_key, chain, forged["seq"], head["mac"], record)
+        await sql(
+            past, "INSERT INTO audit_events VALUES (%(chain)s, %(seq)s, %(record)s, 1, %(mac)s)", **forged, mac=mac
+        )
+        await sql(
+            past, "UPDATE audit_heads SET seq = %(seq)s, mac = %(mac)s WHERE chain = %(chain)s", **forged, mac=mac
+        )
+    faults = [fault for found in await one.events.verify_all() for fault in found.faults]
+    assert [(fault.chain, fault.seq, fault.what) for fault in faults] == [
+        (chain, forged["seq"], "it is linked with an audit key that was replaced before")
+    ]
