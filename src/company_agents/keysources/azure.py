@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
-from azure.core.pipeline.policies import RetryPolicy
+from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import ClientSecretCredential, CredentialUnavailableError, DefaultAzureCredential
 from azure.keyvault.secrets import SecretClient, SecretProperties
 
@@ -199,22 +199,19 @@ class AzureSource:
     def _client(self) -> SecretClient:
         # Made in the thread, at the first call: the chain of credentials looks around on this machine.
         settings, own = self._settings, self._settings.key_endpoint is not None
-        options: dict[str, Any] = {
-            "connection_timeout": settings.key_timeout,
-            "read_timeout": settings.key_timeout,
-            "retry_total": 2,
-            "retry_backoff_factor": 0.2,
-        }
+        limits: dict[str, Any] = {"connection_timeout": settings.key_timeout, "read_timeout": settings.key_timeout}
         if settings.key_ca_file:
-            options["connection_verify"] = str(settings.key_ca_file)
+            limits["connection_verify"] = str(settings.key_ca_file)
+        retries: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.2}
+        # A cloud of one's own has its own place for logging in, which Microsoft's directory does not list.
+        more = {"disable_instance_discovery": own, "transport": _Transport(**limits), **retries}
         with self._explained():
             return SecretClient(
                 self._url,
-                # A cloud of one's own has its own place for logging in, which Microsoft's directory does not list.
-                _credential(settings, disable_instance_discovery=own, **options),
+                _credential(settings, **more),
                 verify_challenge_resource=not own,
-                retry_policy=_BoundedRetry(**options),
-                **options,
+                transport=_Transport(**limits),
+                **retries,
             )
 
     def _explained(self, *, writing: bool = False) -> contextlib.AbstractContextManager[None]:
@@ -224,11 +221,10 @@ class AzureSource:
         return _refusal("key_wrong", f"{self.address}: {what}", "put the right key back")
 
 
-class _BoundedRetry(RetryPolicy[Any, Any]):
-    def get_retry_after(self, response: Any) -> float | None:
-        """What the server asks for, but not for minutes."""
-        asked = super().get_retry_after(response)
-        return min(asked, _LONGEST_WAIT) if asked else asked
+class _Transport(RequestsTransport):  # type: ignore[misc]
+    def sleep(self, duration: float) -> None:
+        """Before another attempt: as long as the server asks for, but not for minutes."""
+        super().sleep(min(duration, _LONGEST_WAIT))
 
 
 def _credential(settings: Settings, **options: Any) -> ClientSecretCredential | DefaultAzureCredential:
@@ -269,12 +265,6 @@ def _is_disabled(error: HttpResponseError) -> bool:
 def _explained(address: str, writing: bool) -> Iterator[None]:
     try:
         yield
-    except CredentialUnavailableError as error:
-        raise _refusal(
-            "key_source_credentials",
-            f"no credentials for {address} were found on this machine",
-            "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give it a managed identity",
-        ) from error
     except ClientAuthenticationError as error:
         raise _not_let_in(address, error) from error
     except HttpResponseError as error:
@@ -284,10 +274,17 @@ def _explained(address: str, writing: bool) -> Iterator[None]:
 
 
 def _not_let_in(address: str, error: ClientAuthenticationError) -> CompanyAgentsError:
-    # The library says this of everything that goes wrong while logging in, out of reach or not.
+    """Why there is no token. The library says the same of everything that goes wrong on the way to one."""
     cause = error.__cause__
     if isinstance(cause, AzureError) and not isinstance(cause, HttpResponseError):
         return failures.unreachable(address, cause)
+    if isinstance(error, CredentialUnavailableError) or "DefaultAzureCredential" in error.message:
+        what = f"no credentials for {address} were found on this machine, or none of them is good"
+        hint = "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give it a managed identity"
+        return _refusal("key_source_credentials", what, hint)
+    if cause is not None:
+        what = f"the login for {address} does not answer as it should"
+        return failures.SourceUnavailable(what, hint="check the tenant; then try again", code="key_source_login")
     return failures.forbidden(address)
 
 

@@ -116,7 +116,8 @@ class Azure:
         method, target = request.line.split(" ")[:2]
         path = urlsplit(target).path
         if path.startswith(f"/{TENANT}/"):
-            return self.rule(request) or self._login(path, request)
+            ruled = self.rule(request)
+            return self._login(path, request) if ruled is None else ruled
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             assert not request.body, "a secret was sent before anybody knew who asks"
             challenge = f'Bearer authorization="{self.url}/{TENANT}", resource="https://vault.azure.net"'
