@@ -219,7 +219,7 @@ async def test_a_key_that_got_out_is_destroyed_and_what_it_sealed_is_listed_unti
     fresh = await owner(own)
     async with fresh.client() as browser:
         page = await browser.get("/master-key")
-    assert "still to be replaced" not in page.text and "To be replaced" not in found.text
+    assert "still to be replaced" not in page.text and "To be replaced" not in page.text
 
 
 async def _set_up_anew(own: App) -> None:

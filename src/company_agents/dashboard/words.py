@@ -191,8 +191,9 @@ def key_warnings(status: KeyStatus) -> list[str]:
     if status.old:
         found.append(f"the active key is {status.age_days} days old, and its period is {status.period_days}: rotate it")
     if status.to_reissue:
-        secrets = f"{status.to_reissue:,} secret{'' if status.to_reissue == 1 else 's'}"
-        found.append(f"{secrets} of a key that got out still to be replaced")
+        one = status.to_reissue == 1
+        secrets = f"{status.to_reissue:,} secret{'' if one else 's'}"
+        found.append(f"{secrets} of a key that got out {'is' if one else 'are'} still to be replaced")
     return found
 
 
