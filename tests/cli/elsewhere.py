@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +50,8 @@ class Elsewhere:
             r"in its database: (.+)": self._sql,
             r"chmod ([0-7]+) (/\S+)": lambda mode, path: Path(path).chmod(int(mode, 8)),
             r"mv (/\S+) (/\S+)": lambda old, new: Path(old).rename(new),
+            r"a key is put into (/\S+)": self._put_key,
+            r"config.toml says (\w+) = (\S+)": self._says,
             r"slack takes (\S+) from now on": self._takes,
             r"slack answers (\d+) (.*)": self._answers,
         }
@@ -59,10 +62,10 @@ class Elsewhere:
         address = member.database.conninfo("postgres")
         self._database = self._stack.enter_context(psycopg.connect(address, autocommit=True))
 
-    def state(self) -> dict[str, str]:
+    def state(self) -> dict[str, str] | None:
         """
         Every table but the record of what happened, and without when a secret was last opened; nor what changes by
-        itself: the signs of life of orchestrators, and the number of who last looked at the keys to change them.
+        itself: the signs of life of orchestrators, and the number of who last looked at the keys to change them. None before there is a table.
         """
         if self._database is None:
             return {}
@@ -72,6 +75,8 @@ class Elsewhere:
         names = sorted(
             {name for (name,) in tables.fetchall() if not name.startswith("audit_")} - {"replicas", "key_fence"}
         )
+        if not names:
+            return None
         rows = "(to_jsonb(t) - 'last_used_at')::text"
         asked = [f"SELECT '{name}', md5(string_agg({rows}, ' ' ORDER BY {rows})) FROM {name} t" for name in names]
         return dict(self._database.execute(" UNION ALL ".join(asked).encode()).fetchall())
@@ -80,6 +85,17 @@ class Elsewhere:
         assert self._database is not None
         changed = self._database.execute(statement.encode())
         assert changed.rowcount == 1, f"{statement} changed {changed.rowcount} rows"
+
+    def _put_key(self, path: str) -> None:
+        file = Path(path)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.write_bytes(secrets.token_bytes(32))
+        file.chmod(0o600)
+
+    def _says(self, name: str, value: str) -> None:
+        file = self.home / "config.toml"
+        file.write_text(f'{name} = "{value}"\n')
+        file.chmod(0o600)
 
     def _takes(self, token: str) -> None:
         self.slack.token, self.slack.answer = token, None

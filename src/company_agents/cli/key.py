@@ -12,7 +12,7 @@ import typer
 from company_agents.cli import progress, terminal
 from company_agents.cli.command import Session, command, noun, settings_of_command
 from company_agents.cli.help import PlainCommand
-from company_agents.cli.options import AsJson, KeyId
+from company_agents.cli.options import AsJson, GoneKeyId, KeyId
 from company_agents.cli.terminal import Result, count, plain, short_time
 from company_agents.errors import Exit, WrongUsage
 
@@ -66,7 +66,8 @@ async def status(session: Session) -> Result:
         holds = "holds the active key" if found.active.key_id in replica.key_ids else "does NOT hold the active key"
         lines.append(f"orchestrator at {replica.host}, process {replica.process}, {replica.problem or holds}")
     if found.underway:
-        running = "runs now" if found.underway.running else "was left unfinished: `company-agents key rotate --finish`"
+        finish = "prune" if any(key.state == "destroying" for key in found.keys) else "rotate --finish"
+        running = "runs now" if found.underway.running else f"was left unfinished: `company-agents key {finish}`"
         lines.append(f"a change of the master key {running}")
     return Result(data, text="\n".join(lines), note="\n".join(_warnings(found)))
 
@@ -131,7 +132,8 @@ def _done_line(done: Any) -> str:
         return f"there was nothing to finish; {done.new_key_id} is active"
     line = f"{done.new_key_id} is active; {count(done.rows, 'secret')} moved in {done.seconds:.1f} s"
     if done.old_key_id and not done.bad:
-        kept = f"kept until {short_time(done.ends_at)}" if done.ends_at and not done.destroyed else "destroyed"
+        kept = f"kept until {short_time(done.ends_at)}" if done.ends_at else "kept without an end"
+        kept = "destroyed" if done.destroyed else kept
         line += f"; {done.old_key_id} is {kept}"
     return line
 
@@ -156,7 +158,7 @@ async def reissue(session: Session) -> Result:
 
 
 @command(group, "prune")
-async def prune(session: Session, id: KeyId = None, gone: KeyId = None) -> Result:
+async def prune(session: Session, id: KeyId = None, gone: GoneKeyId = None) -> Result:
     """Destroy archived keys whose grace period is over and that nothing needs, or the one that is named."""
     who = session.principal.label
     if gone is not None:
@@ -167,4 +169,4 @@ async def prune(session: Session, id: KeyId = None, gone: KeyId = None) -> Resul
     found = await session.app.pruner.prune(id, who)
     lines = [f"{key_id} is destroyed" for key_id in found.destroyed]
     lines += [f"{kept.key_id} is kept: {kept.why}" for kept in found.kept]
-    return Result(found, text="\n".join(lines), note=found.after_destroy)
+    return Result(found, text="\n".join(lines) or f"{id} was destroyed before", note=found.after_destroy)

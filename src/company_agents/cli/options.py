@@ -47,7 +47,11 @@ def a_key_id(given: str) -> str:
     raise typer.BadParameter("this is not a key id; one looks like 0b0bb7e27e634a4b")
 
 
-KeyId = Annotated[str | None, typer.Option(parser=a_key_id, metavar="KEY_ID", help="the id of an archived key")]
+KeyId = Annotated[str | None, typer.Option("--id", parser=a_key_id, metavar="KEY_ID", help="an archived key's id")]
+GoneKeyId = Annotated[
+    str | None,
+    typer.Option("--gone", parser=a_key_id, metavar="KEY_ID", help="one that the source has lost for good"),
+]
 CompanyId = Annotated[UUID, typer.Option("--company", parser=an_id, metavar="ID", help="the company's id")]
 SomeId = Annotated[UUID, typer.Option("--id", parser=an_id, metavar="ID", help="its id")]
 AgentId = Annotated[UUID, typer.Option("--agent", parser=an_id, metavar="ID", help="the agent's id")]
