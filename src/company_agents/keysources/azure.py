@@ -284,7 +284,9 @@ def _not_let_in(address: str, error: ClientAuthenticationError) -> CompanyAgents
         return _refusal("key_source_credentials", what, hint)
     if cause is not None:
         what = f"the login for {address} does not answer as it should"
-        return failures.SourceUnavailable(what, hint="check the tenant; then try again", code="key_source_login")
+        return failures.SourceUnavailable(
+            what, hint="check the tenant; then try again in a minute", code="key_source_login"
+        )
     return failures.forbidden(address)
 
 
