@@ -32,10 +32,12 @@ async def test_the_first_event_of_an_instance_is_the_creation_of_its_key(fresh: 
         key = (await app.keys.status()).active.key_id
         created = (1, "key.created", key)
         assert await _first_events(app) == [created]
-        # As after a kill between the registration of the key and the event: nothing is in the chain.
+        # As after a kill between the registration of the key and the event: nothing is in the chain, and the mark that
+        # the registration left says so.
         async with await connect_past(app, "postgres") as past:
             await sql(past, "DELETE FROM audit_events")
             await sql(past, "DELETE FROM audit_heads")
+            await sql(past, "UPDATE master_keys SET recorded = false")
     async with open_app(fresh) as app:
         assert await _first_events(app) == [created]
     async with open_app(fresh) as app:
