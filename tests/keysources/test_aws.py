@@ -123,7 +123,8 @@ async def test_a_destroyed_key_is_read_no_more_though_aws_has_it_for_a_while(
     settings = await moto.put_by_hand(moto.at(name), KEY)
     for key in (KEY, NEXT):
         await source.add(key, NOTHING)
-        await source.make_current(key.key_id, NOTHING)
+    await source.make_current(NEXT.key_id, NOTHING)
+    # What was put by hand is AWSPREVIOUS now.
     await source.destroy(KEY.key_id, NOTHING)
     await source.destroy(KEY.key_id, NOTHING)
     found = await source.read()

@@ -269,8 +269,12 @@ def _explained(address: str, writing: bool) -> Iterator[None]:
         raise _not_let_in(address, error) from error
     except HttpResponseError as error:
         raise _refused(address, error, writing) from error
-    except (AzureError, ValueError) as error:
+    except AzureError as error:
         raise failures.unreachable(address, error) from error
+    except ValueError as error:
+        # The library gives no token to one that asks for another service's.
+        what = f"what answers for {address} does not ask for a token of Azure Key Vault"
+        raise _refusal("key_source_challenge", what, "check the host in its address") from error
 
 
 def _not_let_in(address: str, error: ClientAuthenticationError) -> CompanyAgentsError:
