@@ -102,8 +102,8 @@ class Place:
         return {row["k"]: row["n"] for row in self.sql("SELECT key_id k, count(*) n FROM secrets GROUP BY 1")}
 
     def secrets(self) -> Rows:
-        """The whole table."""
-        return self.sql("SELECT * FROM secrets ORDER BY id")
+        """The whole table, but for when a secret was last opened."""
+        return self.sql("SELECT to_jsonb(s) - 'last_used_at' AS row FROM secrets s ORDER BY id")
 
     def dump(self) -> Dump:
         """Every table at one moment, as a backup of the database has it."""
@@ -130,9 +130,7 @@ class Place:
 
     def copied(self, home: Path | None = None, server: OwnPostgres | None = None) -> Place:
         """A copy of the database beside it (nobody may be connected), with the same key source unless said otherwise."""
-        other = replace(
-            self, server=server or self.server, name=f"db_{uuid.uuid4().hex[:12]}", home=home or self.home
-        )
+        other = replace(self, server=server or self.server, name=f"db_{uuid.uuid4().hex[:12]}", home=home or self.home)
         with self.server.connect() as administrator:
             administrator.execute(f"CREATE DATABASE {other.name} TEMPLATE {self.name} OWNER app".encode())
         return other
@@ -164,7 +162,9 @@ class Place:
 
     def files(self) -> dict[str, bytes]:
         """What is in the source, file by file."""
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()
+        }
 
     def kept(self) -> set[str]:
         """The ids of the keys in it."""
@@ -190,11 +190,11 @@ class Watched(FileSource):
     def __init__(self, place: Place) -> None:
         super().__init__(place.source.path)
         self.calls: list[str] = []
-        self.at: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.moments: dict[str, Callable[[], Awaitable[None]]] = {}
 
     async def _come(self, moment: str) -> None:
         # Once: whoever comes in may use the source too.
-        if (come := self.at.pop(moment, None)) is not None:
+        if (come := self.moments.pop(moment, None)) is not None:
             await come()
 
     async def _around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -211,6 +211,10 @@ class Watched(FileSource):
     async def check_writable(self, seen: Any) -> None:
         parent = super().check_writable
         await self._around("check", lambda: parent(seen))
+
+    async def claim(self, instance: UUID, seen: Any) -> None:
+        parent = super().claim
+        await self._around("claim", lambda: parent(instance, seen))
 
     async def add(self, key: Any, seen: Any) -> None:
         parent = super().add

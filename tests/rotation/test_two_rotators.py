@@ -60,9 +60,9 @@ async def test_a_rotator_that_lost_its_session_around_a_write_to_the_source_leav
     async def come() -> None:
         await asyncio.to_thread(taken_over, place)
 
-    source.at[moment] = come
+    source.moments[moment] = come
     await overtaken(place, source=source)
-    assert not source.at
+    assert not source.moments
     # Keys that the second one did not know are there still, and go only when somebody names them.
     ends = place.sql("SELECT key_id FROM master_keys WHERE activated_at IS NULL AND ends_at IS NOT NULL")
     assert ends == []
@@ -75,7 +75,7 @@ async def test_of_two_at_once_one_runs_and_the_other_is_told_that_it_is_busy(pla
         reached.set()
         await go_on.wait()
 
-    source.at["before add 1"] = come
+    source.moments["before add 1"] = come
     async with place.open() as first, place.open() as second:
         running = asyncio.create_task(rotate(first, source=source))
         await reached.wait()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from company_agents.errors import MayNotStart
 from company_agents.keysources.base import KeySource
-from company_agents.keysources.failures import SourceReadOnly
+from company_agents.keysources.failures import SourceChanged, SourceReadOnly
 from company_agents.keysources.found import Found
 
 
@@ -32,7 +32,6 @@ async def claim(source: KeySource, found: Found, instance: UUID, *, new: bool) -
 
     Raises:
         MayNotStart: it is another's; or two could claim it at once, so that an operator must say whose it is.
-        SourceChanged: another instance was faster.
     """
     check_owner(source, found, instance)
     if found.owner is not None:
@@ -47,5 +46,12 @@ async def claim(source: KeySource, found: Found, instance: UUID, *, new: bool) -
             )
         await source.claim(instance, found)
     except SourceReadOnly:
+        return found
+    except SourceChanged:
+        # Another instance may have been faster.
+        found = await source.read()
+        check_owner(source, found, instance)
+        if found.owner is None:
+            raise
         return found
     return await source.read()

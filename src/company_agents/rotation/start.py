@@ -24,7 +24,7 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
     """
     The ring, once every key that a row may need is in it, and the source is this instance's. On an instance with an
     empty database the first key is created in a file, or adopted where an operator put one. `gone` is an archived key
-    that may be missing.
+    that an operator gives up; others of its kind may be missing then too, and are given up after it.
 
     Raises:
         MayNotStart: a key is missing, wrong, not ours, or may not be used, or the source is out of reach; the code says
@@ -115,7 +115,7 @@ async def _reconcile(tx: Tx, source: KeySource, registered: list[Row], found: Fo
     for key_id in lost:
         await tx.run("master_key_drop_staged", key_id=key_id)
     if moved:
-        # This may be a copy beside the original, which still needs what was archived here.
+        # This may be a copy beside the original, which still needs what is archived here, now or later.
         await tx.run("master_keys_without_end")
         await tx.run("instance_server_set", server=moved)
     if other_hint:
@@ -150,7 +150,9 @@ def _missing(registered: list[Row], found: Found, gone: str | None) -> list[str]
     return [
         row["key_id"]
         for row in registered
-        if row["state"] in NEEDED and row["key_id"] not in found.ring and row["key_id"] != gone
+        if row["state"] in NEEDED
+        and row["key_id"] not in found.ring
+        and not (gone is not None and row["state"] == "archived")
     ]
 
 

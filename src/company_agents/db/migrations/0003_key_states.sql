@@ -5,5 +5,4 @@
 ALTER TABLE master_keys ADD COLUMN shared boolean NOT NULL DEFAULT false;
 
 -- A staged key that the source does not have is dropped: nothing was ever sealed under it.
-CREATE POLICY of_staged ON master_keys AS RESTRICTIVE FOR DELETE USING (state = 'staged');
 GRANT DELETE ON master_keys TO company_agents_instance;
