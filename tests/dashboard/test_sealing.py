@@ -4,8 +4,10 @@ Sealing from the page, and the way back: an instance of two orchestrators, both 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +21,7 @@ from company_agents.asgi import Front
 from company_agents.dashboard.guard import cookie_name
 from company_agents.identity.permissions import Role
 from company_agents.identity.principal import Caller
+from company_agents.rotation.background import Ended
 from tests.dashboard.conftest import NewPage
 from tests.dashboard.people import BROWSER, PASSWORD, Person, member, owner, text_of
 from tests.dashboard.standin import served
@@ -78,7 +81,8 @@ async def test_sealed_from_the_page_every_orchestrator_answers_503_and_leads_bro
     _, token = await own.agents.create(company, "ann who is cut off")
     sealer = await owner(own)
     # No password again: somebody who was signed in for hours is in a hurry too.
-    await _long_ago(own, sealer)
+    long_ago = "UPDATE sessions SET confirmed_at = confirmed_at - interval '1 hour' WHERE operator_id = %s"
+    await _execute(own, long_ago, sealer.operator.id)
     cookie = f"{cookie_name(own.settings)}={sealer.session.reveal_text()}"
     async with _client(fronts[0], own, **HTML, Cookie=cookie) as browser:
         assert "Seal it now" in (await browser.get("/seal")).text
@@ -105,12 +109,9 @@ async def test_sealed_from_the_page_every_orchestrator_answers_503_and_leads_bro
                 assert (found.status_code, found.text) == (503, PLAIN), path
 
 
-async def _long_ago(app: App, person: Person) -> None:
+async def _execute(app: App, statement: str, *params: Any) -> None:
     async with await app.identity.db.logins.instance.connect() as connection:
-        await connection.execute(
-            "UPDATE sessions SET confirmed_at = confirmed_at - interval '1 hour' WHERE operator_id = %s",
-            (person.operator.id,),
-        )
+        assert (await connection.execute(statement, params)).rowcount > 0
 
 
 @pytest.mark.usefixtures("open_again")
@@ -225,18 +226,37 @@ async def test_an_instance_that_is_open_says_so_and_leads_to_signing_in(
         assert (await browser.get("/")).status_code == 303
 
 
-async def test_a_rotation_ends_where_it_is_when_the_instance_is_sealed(both: tuple[App, App], open_again: None) -> None:
+def _last(app: App) -> Ended | None:
+    return app.background.last
+
+
+@pytest.mark.usefixtures("open_again")
+async def test_a_rotation_ends_where_it_is_when_the_instance_is_sealed(both: tuple[App, App]) -> None:
     own = both[0]
-    begun = own.background.start(finish=False, compromised=False, who="local:tester")
-    await begun
-    await own.panic.seal("local:tester")
-    await own.background.ended()
+    # An orchestrator that never says that it holds the new key: the rotation waits for it.
+    silent = (uuid.uuid4(),)
+    await _execute(
+        own,
+        "INSERT INTO replicas (id, host, process, version, key_ids, seen_at)"
+        " VALUES (%s, 'silent', 1, '0', '{}', now() + interval '1 hour')",
+        *silent,
+    )
+    try:
+        await own.background.start(finish=False, compromised=False, who="local:tester")
+        while not any(key.state == "staged" for key in (await own.keys.status()).keys):
+            await asyncio.sleep(0.01)
+        await own.panic.seal("local:tester")
+        await own.background.ended()
+    finally:
+        await _execute(own, "DELETE FROM replicas WHERE id = %s", *silent)
+    assert _last(own) is None, "it went on"
     assert own.held.sealed and not own.held.ring.keys
     await own.panic.restore()
     await own.panic.unseal("local:tester")
     await own.background.start(finish=True, compromised=False, who="local:tester")
     await own.background.ended()
-    assert own.background.last is not None and own.background.last.error is None
+    last = _last(own)
+    assert last is not None and last.result is not None and last.result.action == "finished"
     assert (await own.keys.verify()).bad == []
     assert (await own.keys.status()).underway is None
 

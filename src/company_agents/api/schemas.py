@@ -21,23 +21,27 @@ from company_agents.work.tasks import MOST_TEXT, MOST_TITLE
 T = TypeVar("T")
 
 
-class _In(BaseModel):
+class In(BaseModel):
+    """What goes in."""
+
     # A misspelt field is an error, not a default; an error never quotes what was sent.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
 
-class _Out(BaseModel):
+class Out(BaseModel):
+    """What comes out."""
+
     model_config = ConfigDict(from_attributes=True)
 
 
-class WrongField(_Out):
+class WrongField(Out):
     """What is wrong with one field."""
 
     field: str
     detail: str
 
 
-class Problem(_Out):
+class Problem(Out):
     """An error (RFC 9457)."""
 
     type: str = Field(description="always about:blank")
@@ -49,7 +53,7 @@ class Problem(_Out):
     errors: list[WrongField] | None = Field(None, description="field by field, where fields are wrong")
 
 
-class PageOf(_Out, Generic[T]):
+class PageOf(Out, Generic[T]):
     """Some entries; `next` goes into `after` to get those that follow, and is null at the end."""
 
     items: Sequence[T]
@@ -59,7 +63,7 @@ class PageOf(_Out, Generic[T]):
 # — me —
 
 
-class AgentMe(_Out):
+class AgentMe(Out):
     """The agent whose token this is."""
 
     kind: Literal["agent"]
@@ -68,7 +72,7 @@ class AgentMe(_Out):
     company: UUID = Field(description="the id of its company")
 
 
-class OperatorMe(_Out):
+class OperatorMe(Out):
     """The operator whose token this is; the role is the highest that this token gives for the instance."""
 
     kind: Literal["operator"]
@@ -77,7 +81,7 @@ class OperatorMe(_Out):
     role: Literal["viewer", "operator", "owner"]
 
 
-class OperatorTokenOut(_Out):
+class OperatorTokenOut(Out):
     """A token of an operator's programs, without its value."""
 
     id: UUID
@@ -92,13 +96,13 @@ class OperatorTokenOut(_Out):
 # — companies, agents —
 
 
-class NewCompany(_In):
+class NewCompany(In):
     """A company to create."""
 
     name: Name
 
 
-class CompanyOut(_Out):
+class CompanyOut(Out):
     """A company."""
 
     id: UUID
@@ -106,13 +110,13 @@ class CompanyOut(_Out):
     created_at: datetime
 
 
-class NewAgent(_In):
+class NewAgent(In):
     """An agent to hire."""
 
     name: Name
 
 
-class AgentOut(_Out):
+class AgentOut(Out):
     """An agent."""
 
     id: UUID
@@ -125,7 +129,7 @@ class AgentOut(_Out):
     token_last_used_at: datetime | None
 
 
-class AgentToken(_Out):
+class AgentToken(Out):
     """An agent's new token: the only time that it is shown."""
 
     id: UUID
@@ -142,7 +146,7 @@ class AgentCreated(AgentOut):
 # — integrations —
 
 
-class NewIntegration(_In):
+class NewIntegration(In):
     """A connection by API token. The token is tried at the provider before it is stored."""
 
     provider: str = Field(max_length=MOST_NAME, description="one of /v1/providers")
@@ -155,25 +159,25 @@ class NewIntegration(_In):
     allow_all: StrictBool = Field(False, description="every agent of the company may use it")
 
 
-class NewToken(_In):
+class NewToken(In):
     """A new token for the same destination."""
 
     token: Secret
 
 
-class Whom(_In):
+class Whom(In):
     """An agent."""
 
     agent: Id
 
 
-class Switch(_In):
+class Switch(In):
     """On or off."""
 
     on: StrictBool
 
 
-class IntegrationOut(_Out):
+class IntegrationOut(Out):
     """A connection to a provider: everything but the credential."""
 
     id: UUID
@@ -193,7 +197,7 @@ class IntegrationOut(_Out):
     last_used_at: datetime | None
 
 
-class Call(_In):
+class Call(In):
     """One HTTP call to a provider; the credential is added on the way."""
 
     method: str = Field("GET", min_length=1, max_length=20)
@@ -203,7 +207,7 @@ class Call(_In):
     body: Any = Field(None, description="an object or a list (sent as JSON), or a text")
 
 
-class Answer(_Out):
+class Answer(Out):
     """What the provider answered."""
 
     status: int
@@ -211,21 +215,21 @@ class Answer(_Out):
     body: Any = Field(description='parsed JSON, else text, else {"base64": …}')
 
 
-class ProviderScope(_Out):
+class ProviderScope(Out):
     """Something that the credential should be allowed to do."""
 
     name: str
     why: str
 
 
-class CredentialPlaceOut(_Out):
+class CredentialPlaceOut(Out):
     """Where the credential goes."""
 
     kind: Literal["header", "query", "basic"]
     name: str
 
 
-class ProviderOut(_Out):
+class ProviderOut(Out):
     """A service that can be connected."""
 
     name: str
@@ -241,7 +245,7 @@ class ProviderOut(_Out):
 # — work —
 
 
-class NewTask(_In):
+class NewTask(In):
     """A piece of work."""
 
     title: str = Field(min_length=1, max_length=MOST_TITLE)
@@ -249,7 +253,7 @@ class NewTask(_In):
     assignee: Id | None = Field(None, description="an agent")
 
 
-class TaskChange(_In):
+class TaskChange(In):
     """What is to change; the rest stays."""
 
     # No nulls: that something is taken away cannot be said, so it must not look as if it could.
@@ -259,13 +263,13 @@ class TaskChange(_In):
     assignee: Id = Field(default_factory=lambda: UUID(int=0), description="an agent")
 
 
-class NewComment(_In):
+class NewComment(In):
     """A remark."""
 
     text: str = Field(min_length=1, max_length=MOST_TEXT)
 
 
-class CommentOut(_Out):
+class CommentOut(Out):
     """A remark on a task; `author` is `agent:<id>` or `operator:<id>`."""
 
     id: UUID
@@ -274,7 +278,7 @@ class CommentOut(_Out):
     created_at: datetime
 
 
-class TaskOut(_Out):
+class TaskOut(Out):
     """A piece of work."""
 
     id: UUID
@@ -293,7 +297,7 @@ class TaskWithComments(TaskOut):
     comments: list[CommentOut]
 
 
-class NewMemory(_In):
+class NewMemory(In):
     """A note of an agent to itself."""
 
     content: str = Field(min_length=1, max_length=MOST_CONTENT)
@@ -301,7 +305,7 @@ class NewMemory(_In):
     tags: list[Annotated[str, Field(min_length=1, max_length=50)]] = Field(default=[], max_length=MOST_TAGS)
 
 
-class MemoryOut(_Out):
+class MemoryOut(Out):
     """A note."""
 
     id: UUID
@@ -315,7 +319,7 @@ class MemoryOut(_Out):
 # — audit —
 
 
-class Event(_Out):
+class Event(Out):
     """One thing that happened; what else is known of it stands beside these."""
 
     model_config = ConfigDict(extra="allow", from_attributes=True)
@@ -325,145 +329,24 @@ class Event(_Out):
     action: str
 
 
-class Events(_Out):
+class Events(Out):
     """Events, newest first; `next` goes into `before` to get those that came earlier, and is null at the end."""
 
     items: list[Event]
     next: int | None
 
 
-class FaultOut(_Out):
+class FaultOut(Out):
     """One thing that is wrong with the chain, at one event."""
 
     seq: int
     what: str
 
 
-class VerifiedOut(_Out):
+class VerifiedOut(Out):
     """Whether the chain is what was written."""
 
     chain: UUID
     events: int
     good: bool
     faults: list[FaultOut]
-
-
-# — the master key —
-
-
-class Rotation(_In):
-    """What kind of rotation."""
-
-    # Both are to be said: one of them destroys a key.
-    finish: StrictBool = Field(description="finish what was begun, and begin nothing")
-    compromised: StrictBool = Field(description="the key got out: destroy it, with the backups that need it")
-
-
-class Pruning(_In):
-    """Which keys."""
-
-    id: str | None = Field(None, max_length=MOST_NAME, description="this one alone; also one that has no end")
-
-
-class KeyOut(_Out):
-    """One master key: its id and state. The key itself is shown nowhere."""
-
-    key_id: str
-    state: Literal["staged", "active", "retiring", "archived", "destroying", "destroyed"]
-    source: str
-    created_at: datetime
-    activated_at: datetime | None
-    archived_at: datetime | None
-    ends_at: datetime | None = Field(description="until when it is kept; null: without an end")
-    compromised_at: datetime | None
-    rewrapped: int = Field(description="how many secrets were moved to it")
-    seals: int = Field(description="how often it has sealed")
-    rows: int = Field(description="how many secrets are under it now")
-    in_ring: bool = Field(description="whether the orchestrator that answers holds it")
-    backups: list[str] = Field(description="backups that need it")
-
-
-class ReplicaOut(_Out):
-    """One orchestrator that lives."""
-
-    id: UUID
-    host: str
-    process: int
-    version: str
-    key_ids: list[str] = Field(description="the keys that it holds")
-    problem: str = Field(description="what keeps it from one that it should hold; may be empty")
-    started_at: datetime
-    seen_at: datetime
-
-
-class UnderwayOut(_Out):
-    """A change of the master key that runs, or was left unfinished."""
-
-    running: bool
-    step: str
-    done: int
-    total: int
-    started_at: datetime | None
-
-
-class LastRotation(_Out):
-    """How the last rotation ended that the orchestrator that answers ran since it started."""
-
-    ended_at: datetime
-    ok: bool
-    action: Literal["rotated", "finished", "nothing"] | None = None
-    rows: int = Field(0, description="how many secrets were moved")
-    not_opened: int = Field(0, description="how many did not open, for which the old key stays")
-    backups: list[str] = Field(default=[], description="backups that died with a key that got out")
-    code: str | None = Field(None, description="of the error, if it failed; as in a problem")
-    detail: str | None = None
-    hint: str | None = None
-
-
-class KeyStatusOut(_Out):
-    """What `company-agents key status` says."""
-
-    source: str
-    active_key_id: str
-    age_days: int
-    period_days: int
-    old: bool = Field(description="whether the active key has outlived its period")
-    worn: bool = Field(description="whether it has sealed half of what is safe")
-    seals_limit: int
-    seals_urge_rotation: int
-    keys: list[KeyOut]
-    replicas: list[ReplicaOut]
-    underway: UnderwayOut | None
-    to_reissue: int = Field(description="how many entries /v1/key/reissue has")
-    last_rotation: LastRotation | None = None
-
-
-class KeptOut(_Out):
-    """A key that was not destroyed, and why."""
-
-    key_id: str
-    why: str
-
-
-class PrunedOut(_Out):
-    """What was destroyed and what was kept; `after_destroy` is what the key source says remains."""
-
-    destroyed: list[str]
-    kept: list[KeptOut]
-    after_destroy: str
-
-
-class ToReissueOut(_Out):
-    """A secret to be replaced at its provider; `command` does it."""
-
-    id: UUID
-    company_id: UUID | None
-    company: str | None
-    name: str
-    command: str
-
-
-class SealedOut(_Out):
-    """Whether the instance is sealed."""
-
-    sealed: bool

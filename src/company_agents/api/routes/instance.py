@@ -7,7 +7,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from company_agents.api.callers import GuardedRoute, Parts, Who
-from company_agents.api.schemas import SealedOut
+from company_agents.api.key_schemas import SealedOut
 from company_agents.identity.permissions import Permission
 
 router = APIRouter(prefix="/v1/instance", tags=["instance"], route_class=GuardedRoute)

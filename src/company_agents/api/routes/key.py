@@ -7,7 +7,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from company_agents.api.callers import GuardedRoute, Parts, Who
-from company_agents.api.schemas import KeyStatusOut, LastRotation, PageOf, PrunedOut, Pruning, Rotation, ToReissueOut
+from company_agents.api.key_schemas import KeyStatusOut, LastRotation, PrunedOut, Pruning, Rotation, ToReissueOut
+from company_agents.api.schemas import PageOf
 from company_agents.app import App
 from company_agents.errors import WrongUsage
 from company_agents.identity.paging import Page
