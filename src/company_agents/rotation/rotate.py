@@ -143,10 +143,16 @@ class Rotator:
         if staged and staged in found.ring:
             await self._preflight(found, say)
             return await self._from_confirm(fence, "finished", staged, active, compromised, who, say)
-        lost = [row["key_id"] for row in states if row["compromised_at"] and row["state"] in ("archived", "destroying")]
+        elsewhere = await self._rows_elsewhere(active)
+        lost = [
+            row["key_id"]
+            for row in states
+            if row["compromised_at"] and row["state"] in ("archived", "destroying") and row["key_id"] not in elsewhere
+        ]
         if lost:
             return await self._destroyed(fence, Rotated("finished", active, lost[0]), who)
-        if await self._rows_elsewhere(active):
+        # Else, and where the active key got out, these rows move with all the others.
+        if elsewhere and not compromised:
             say("opening", 0, 0)
             moved = await rewrap(self.db, fence, found.ring.get(active), found.ring, say)
             return Rotated("finished", active, None, moved.rows, bad=list(moved.bad.values()))
@@ -167,11 +173,7 @@ class Rotator:
     async def _stage(self, fence: Fence, new: MasterKey) -> None:
         found = await self._write(fence, "stage", lambda seen: self.source.add(new, seen))
         if new not in found.keys or new.key_id not in found.kept:
-            raise Failed(
-                f"the key source {self.source.address} took the new key and does not have it",
-                hint="nothing was re-encrypted; look at the source, then try again",
-                code="key_source_lost",
-            )
+            raise self._lost()
         async with fence.step("register") as tx:
             await tx.run("master_key_stage", key_id=new.key_id, source=self.source.address)
 
@@ -180,9 +182,19 @@ class Rotator:
     ) -> Rotated:
         say("confirm", 0, 0)
         await self._confirmed(new)
+        # The last moment at which a source that has lost it meanwhile costs nothing.
+        if new not in (await self._ours()).kept:
+            raise self._lost()
         say("switch", 0, 0)
         await self._switch(fence, new, old, compromised)
         return await self._from_rewrap(fence, action, new, old, who, say)
+
+    def _lost(self) -> Failed:
+        return Failed(
+            f"the key source {self.source.address} took the new key and does not have it",
+            hint="nothing was re-encrypted; look at the source, then try again",
+            code="key_source_lost",
+        )
 
     async def _confirmed(self, key_id: str) -> None:
         """Every replica that lives holds the key."""
@@ -270,7 +282,13 @@ class Rotator:
     async def _destroyed(self, fence: Fence, result: Rotated, who: str) -> Rotated:
         assert result.old_key_id is not None
         async with self.db.instance_transaction() as tx:
-            result.backups = [row["file"] for row in await tx.all("backups_list") if _needs(row, result.old_key_id)]
+            backups = await tx.all("backups_list")
+        if any(backup["state"] == "running" for backup in backups):
+            raise Busy(
+                "a backup is being made, which may need the old key: it is not destroyed yet",
+                hint="`company-agents key rotate --finish` destroys it when that is done",
+            )
+        result.backups = [row["file"] for row in backups if _needs(row, result.old_key_id)]
         await destroy(fence, self.source, self.held, self.audit, result.old_key_id)
         result.destroyed, result.after_destroy = True, self.source.after_destroy
         return result
@@ -296,9 +314,10 @@ class Rotator:
             raise RowsDoNotOpen(bad)
         return rows
 
-    async def _rows_elsewhere(self, active: str) -> bool:
+    async def _rows_elsewhere(self, active: str) -> set[str]:
+        """The other keys that rows are under."""
         async with self.db.instance_transaction() as tx:
-            return any(row["key_id"] != active for row in await tx.all("secrets_by_key"))
+            return {row["key_id"] for row in await tx.all("secrets_by_key")} - {active}
 
     async def _states(self) -> list[Row]:
         async with self.db.instance_transaction() as tx:
