@@ -40,8 +40,8 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             if not registered:
                 return (await _first(tx, source, found)).ring
             if _missing(registered, found, gone):
-                # Once more: a copy may have been under way.
-                found = await source.read()
+                # Once more, both: a copy may have been under way, or a prune.
+                registered, found = await tx.all("master_keys_list"), await source.read()
             _check(registered, found, _missing(registered, found, gone), source)
             if await _reconcile(tx, source, registered, found):
                 found = await source.read()
@@ -95,20 +95,19 @@ async def _reconcile(tx: Tx, source: KeySource, registered: list[Row], found: Fo
     Let the states say what the source has, whenever they disagree: after a kill, a restore, or when the database went
     back in time. Returns whether anything was changed.
     """
-    active = next(row["key_id"] for row in registered if row["state"] == "active")
-    states = {row["key_id"]: row["state"] for row in registered}
-    unknown = [key.key_id for key in found.keys if states.get(key.key_id, "destroyed") == "destroyed"]
-    lost = [key_id for key_id, state in states.items() if state == "staged" and key_id not in found.ring]
-    bare = found.current is not None and found.current.key_id not in found.kept
-    other_hint = found.owner is not None and (found.current is None or found.current.key_id != active)
     moved = await _other_server(tx)
-    if not (unknown or lost or other_hint or moved):
+    if not (any(_differences(registered, found)) or moved):
         return False
     lock = await tx.one("rotator_lock_now")
     if lock is None or not lock["taken"]:
         # A rotation is under way, which is why they differ; it sees to it.
         return False
     await tx.one("fence_take")
+    # Once more, now that nobody rotates: one may have ended since, and its hint is not to be set back.
+    registered, found = await tx.all("master_keys_list"), await source.read()
+    unknown, lost, other_hint = _differences(registered, found)
+    active = next(row["key_id"] for row in registered if row["state"] == "active")
+    bare = found.current is not None and found.current.key_id not in found.kept
     for key_id in unknown:
         # Never pruned by itself: which copy of the database needs it, nobody here knows.
         await tx.run("master_key_adopt", key_id=key_id, source=source.address)
@@ -132,6 +131,15 @@ async def _reconcile(tx: Tx, source: KeySource, registered: list[Row], found: Fo
             # It is for people; nothing hangs on it.
             return True
     return True
+
+
+def _differences(registered: list[Row], found: Found) -> tuple[list[str], list[str], bool]:
+    """The keys that only the source has, the staged ones that it has not, and whether its hint names another key."""
+    states = {row["key_id"]: row["state"] for row in registered}
+    unknown = [key.key_id for key in found.keys if states.get(key.key_id, "destroyed") == "destroyed"]
+    lost = [key_id for key_id, state in states.items() if state == "staged" and key_id not in found.ring]
+    hinted = states.get(found.current.key_id) if found.current is not None else None
+    return unknown, lost, found.owner is not None and hinted != "active"
 
 
 async def _other_server(tx: Tx) -> str | None:
