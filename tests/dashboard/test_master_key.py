@@ -136,6 +136,8 @@ async def test_what_was_left_unfinished_is_finished_from_the_page(own: App, olga
     new = MasterKey.generate()
     async with Fence.taken(own.identity.db) as fence:
         await own.rotator._stage(fence, new)
+    # It has sealed nothing yet, whatever the others have.
+    assert {key.key_id: key.seals for key in (await own.keys.status()).keys}[new.key_id] == 0
     async with olga.client() as browser:
         found = await browser.get("/master-key")
         assert "was left unfinished" in found.text and "Waiting to take over" in found.text

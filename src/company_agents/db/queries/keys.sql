@@ -4,7 +4,8 @@ SELECT pg_advisory_xact_lock(7301002);
 -- name: master_keys_list
 SELECT k.key_id, k.state, k.source, k.created_at, k.activated_at, k.archived_at, k.ends_at, k.compromised_at, k.rewrapped,
        k.recorded,
-       coalesce(k.seals_to, CASE WHEN s.is_called THEN s.last_value + 1 ELSE 0 END) - k.seals_from AS seals
+       CASE WHEN k.activated_at IS NULL THEN 0
+            ELSE coalesce(k.seals_to, CASE WHEN s.is_called THEN s.last_value + 1 ELSE 0 END) - k.seals_from END AS seals
 FROM master_keys k, master_key_seals s ORDER BY k.created_at, k.key_id;
 
 -- name: master_key_first
