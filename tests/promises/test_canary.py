@@ -22,7 +22,7 @@ from company_agents.db.embedded import join
 from tests.cli.processes import machine_in
 from tests.cli.warm import warm
 from tests.database.processes import wait_stopped
-from tests.promises.canary import days, mistakes, places
+from tests.promises.canary import days, keys, mistakes, places
 from tests.promises.canary.provider import ECHOES, echoing_slack
 from tests.promises.canary.search import Place, token_like
 from tests.promises.canary.story import Story
@@ -30,7 +30,7 @@ from tests.promises.canary.story import Story
 # The story is told once, for all tests of this file, while the first of them waits.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-KINDS = ["doors", "processes", "tables", "database files", "home", "after the crash"]
+KINDS = ["doors", "processes", "tables", "database files", "home", "after the crash", "after a killed rotation"]
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,19 @@ class Told:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     folder = tmp_path_factory.mktemp("canary")
-    debug = machine_in(folder, COMPANY_AGENTS_LOG_LEVEL="debug")
+    # What anybody of ours puts beside it for a moment lies around the home as well; and no key is kept for its grace.
+    more = {"COMPANY_AGENTS_LOG_LEVEL": "debug", "TMPDIR": str(folder), "COMPANY_AGENTS_KEY_GRACE": "0"}
+    debug = machine_in(folder, **more)
     with debug as machine, warm(machine) as run, echoing_slack() as slack:
         told = Told(Story(machine, run, slack), {}, {}, {})
         _tell(told)
-        told.opened.update(places.opened(machine.home))
-        told.story.canaries.plant("the audit key", told.opened["audit_key/1"])
+        _plant_audit_keys(told)
         _search(told, "doors", told.story.doors.said)
         _search(told, "processes", told.story.seen)
         _search(told, "tables", places.database(machine.home))
         wait_stopped(machine.home)
         _search(told, "database files", places.database_files(machine.home))
-        _search(told, "home", places.home_files(machine.home))
+        _search(told, "home", told.story.home())
         yield told
 
 
@@ -71,6 +72,11 @@ def _tell(told: Told) -> None:
         days.connecting(story)
         days.rotating(story)
         days.calling(story)
+        keys.rotating(story)
+        keys.sealing(story)
+        keys.pruning(story)
+        _plant_audit_keys(told)
+        _search(told, "after a killed rotation", keys.killed(story, up))
         _search(told, "after the crash", days.dying(story, up))
         story.leave(up)
     with story.machine.up() as up:
@@ -83,11 +89,21 @@ def _tell(told: Told) -> None:
         mistakes.on_the_command_line(story, token_like("the rotated token of by-cli"))
         mistakes.on_standard_input(story)
         mistakes.in_settings(story, story.operator_token)
+        keys.mistaken(story)
+        keys.looked_at(story)
         days.looking(story)
         days.operating(story)
         story.look(up)
         assert up.stop() == 0
         story.leave(up)
+
+
+def _plant_audit_keys(told: Told) -> None:
+    """Those that there are; every rotation brings one, and the old ones stay, for verifying."""
+    for name, value in places.opened(told.story.machine.home).items():
+        if name.startswith("audit_key/") and name not in told.opened:
+            told.story.canaries.plant(name, value)
+        told.opened[name] = value
 
 
 def _search(told: Told, kind: str, kept: Iterable[Place]) -> None:
@@ -168,9 +184,9 @@ def test_a_leak_in_a_reply_or_a_file_is_found_in_any_form(told: Told, form: byte
     length = log.stat().st_size
     with log.open("ab") as file:
         file.write(form)
-    assert _leaks(told, places.home_files(told.story.machine.home)) == {"file home/logs/orchestrator.log"}
+    assert _leaks(told, told.story.home()) == {"file home/logs/orchestrator.log"}
     os.truncate(log, length)
-    assert _leaks(told, places.home_files(told.story.machine.home)) == set()
+    assert _leaks(told, told.story.home()) == set()
 
 
 @pytest.mark.parametrize("column", ["text", "bytea"])

@@ -239,4 +239,4 @@ def dying(story: Story, up: Up) -> list[Place]:
             call.result()
     wait_stopped(story.machine.home)
     story.slack.let_go.set()
-    return [*places.database_files(story.machine.home), *places.home_files(story.machine.home)]
+    return [*places.database_files(story.machine.home), *story.home()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from psycopg import sql
 
 from company_agents.app import App, open_app
 from company_agents.crypto.cipher import Sealed, unseal
+from company_agents.crypto.keyring import key_id_of
 from company_agents.crypto.place import Place as SealedPlace
 from company_agents.db.embedded import join
 from company_agents.settings import read_settings
@@ -67,12 +68,26 @@ def database_files(home: Path) -> Iterator[Place]:
     yield from _files(Path(os.path.realpath(home / "db")), "database file")
 
 
-def home_files(home: Path) -> Iterator[Place]:
-    """The home and what lies around it, without the database. The master key is shown where it lives."""
+def master_key(key_id: str) -> str:
+    """What the canary of a key is called."""
+    return f"the master key {key_id}"
+
+
+def home_files(home: Path, living: Iterable[str]) -> Iterator[Place]:
+    """
+    The home and what lies around it, without the database. A key of these ids is shown where it lives, and nowhere else:
+    in the file that is called after it, and in `master.key` where that holds nothing but it.
+    """
     folders = {"db"} if not (home / "db").is_symlink() else set()
+    secrets = f"file {home.name}/secrets"
+    own = {f"{secrets}/keys/{key_id}.key": key_id for key_id in living}
     for place in _files(home.parent, "file", without=folders):
-        is_key = place.name.startswith(f"file {home.name}/secrets/")
-        yield Place(place.name, place.data, frozenset({"the master key"} if is_key else ()))
+        if place.name == f"{secrets}/master.key":
+            key_id = key_id_of((home / "secrets" / "master.key").read_bytes())
+            shown = {master_key(key_id)} if key_id in own.values() else set()
+        else:
+            shown = {master_key(own[place.name])} if place.name in own else set()
+        yield Place(place.name, place.data, frozenset(shown))
 
 
 def _files(folder: Path, what: str, without: set[str] | None = None) -> Iterator[Place]:
@@ -86,10 +101,10 @@ def _files(folder: Path, what: str, without: set[str] | None = None) -> Iterator
                     yield Place(f"{what} {file.relative_to(folder)}", os.fsencode(file) + file.read_bytes())
 
 
-def processes(home: Path, orchestrator: int) -> Iterator[Place]:
+def processes(home: Path, orchestrator: int, **others: int) -> Iterator[Place]:
     """What the kernel tells of the orchestrator, the database's supervisor, and the server with all its children."""
     server = postmaster(home)
-    named = {"orchestrator": orchestrator, "supervisor": the_supervisor(home), "postgres": server}
+    named = {**others, "orchestrator": orchestrator, "supervisor": the_supervisor(home), "postgres": server}
     named |= {f"postgres child {pid}": pid for pid in children(server)}
     for name, pid in named.items():
         for file in ("cmdline", "environ", "comm", "status"):

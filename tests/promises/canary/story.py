@@ -7,9 +7,11 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections.abc import Iterable, Iterator
 
 import pyotp
 
+from company_agents.crypto.keyring import key_id_of
 from tests.cli.processes import Machine, Up
 from tests.cli.warm import Run
 from tests.promises.canary import places
@@ -37,6 +39,9 @@ class Story:
         self.agents: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
         self.integrations: dict[str, str] = {}
+        # Every master key that there ever was, by its id; and the ids of those that were destroyed.
+        self.keys: dict[str, bytes] = {}
+        self.destroyed: set[str] = set()
         # Whose credential came back, in which form, and was taken out.
         self.removed: set[str] = set()
         # What was to be seen of the processes while they ran.
@@ -45,7 +50,7 @@ class Story:
     def arrive(self, up: Up) -> str:
         """Begin to talk to an orchestrator; the link for the first owner, if there is one."""
         self.doors.url = up.url
-        self.canaries.plant("the master key", (self.machine.home / "secrets" / "master.key").read_bytes())
+        self.collect()
         link = (up.ready["sign_in_url"] or "").rpartition("=")[2]
         if link:
             self.canaries.plant("the first link", link)
@@ -61,6 +66,27 @@ class Story:
         assert up.process.stdout is not None
         self.doors.keep("standard output of up", up.process.stdout.read())
         self.doors.keep("standard error of up", up.errors.encode())
+
+    # — the master key —
+
+    def collect(self, destroyed: Iterable[str] = ()) -> None:
+        """Plant the keys that are there and were not before; these were destroyed, and had been seen before that."""
+        folder = self.machine.home / "secrets"
+        for file in (folder / "master.key", *(folder / "keys").glob("*.key")):
+            key = file.read_bytes()
+            if key_id_of(key) not in self.keys:
+                self.keys[key_id_of(key)] = key
+                self.canaries.plant(places.master_key(key_id_of(key)), key)
+        self.destroyed.update(destroyed)
+        assert self.destroyed <= self.keys.keys()
+
+    def active(self) -> str:
+        """The id of the key that is current."""
+        return key_id_of((self.machine.home / "secrets" / "master.key").read_bytes())
+
+    def home(self) -> Iterator[Place]:
+        """The files of the home; a key that lives is shown where it lives."""
+        return places.home_files(self.machine.home, self.keys.keys() - self.destroyed)
 
     # — what is secret —
 
