@@ -37,7 +37,7 @@ async def all_integrations(visit: Visit) -> list[Integration]:
 
 async def key_warnings(visit: Visit) -> list[str]:
     """What an owner of the instance should do about the master key; nobody else is told."""
-    return words.key_warnings(await visit.app.keys.status()) if visit.may("KEY_READ") else []
+    return words.key_warnings(await visit.app.keys.status(counted=False)) if visit.may("KEY_READ") else []
 
 
 async def events_of(visit: Visit, found: list[dict[str, Any]]) -> list[words.Event]:
