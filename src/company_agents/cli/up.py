@@ -120,7 +120,8 @@ def _not_bound(settings: Settings, why: str, hint: str | None = None) -> MayNotS
 
 
 async def _ready(app: App) -> dict[str, Any]:
-    link = await app.operators.first_link()
+    # A sealed instance has no key to write the link down with; `operator link` makes one once it is open.
+    link = None if app.held.sealed else await app.operators.first_link()
     url = app.settings.url
     return {
         "ready": True,
