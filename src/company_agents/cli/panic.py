@@ -13,7 +13,7 @@ from company_agents.cli.terminal import Result
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
 
-    @command(cli, "seal")
+    @command(cli, "seal", unseal=True, keyless=True)
     async def seal(session: Session) -> Result:
         """Panic: every orchestrator drops its keys and answers nothing until an owner unseals."""
         await session.app.panic.seal(session.principal.label)

@@ -10,10 +10,10 @@ from company_agents.crypto.keyring import KeyRing, MasterKey
 from company_agents.db.database import Database, Row, Tx
 from company_agents.errors import Busy, MayNotStart, Unavailable
 from company_agents.keysources.base import KeySource
-from company_agents.keysources.failures import SourceReadOnly
+from company_agents.keysources.failures import SourceReadOnly, read_only
 from company_agents.keysources.file import FileSource
 from company_agents.keysources.found import Found
-from company_agents.rotation.claim import claim
+from company_agents.rotation.claim import check_owner, claim
 
 # States in which a key is needed for opening. A staged one may be lost (nothing is sealed under it yet), and a
 # destroying one may be gone already.
@@ -36,13 +36,16 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             # Two first starts at once must not make two first keys.
             await tx.one("master_keys_lock")
             registered = await tx.all("master_keys_list")
-            found = await claim(source, await source.read(), instance, new=not registered)
+            found = await source.read()
+            check_owner(source, found, instance)
             if not registered:
-                return (await _first(tx, source, found)).ring
+                return (await _first(tx, source, found, instance)).ring
             if _missing(registered, found, gone):
                 # Once more, both: a copy may have been under way, or a prune.
                 registered, found = await tx.all("master_keys_list"), await source.read()
             _check(registered, found, _missing(registered, found, gone), source)
+            # Not before: a place that does not have our keys is not ours, and may be somebody else's.
+            found = await claim(source, found, instance, new=False)
             if await _reconcile(tx, source, registered, found):
                 found = await source.read()
             return found.ring
@@ -50,7 +53,7 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
         raise MayNotStart(error.sentence, hint=error.hint, code=error.reason) from error
 
 
-async def _first(tx: Tx, source: KeySource, found: Found) -> Found:
+async def _first(tx: Tx, source: KeySource, found: Found, instance: UUID) -> Found:
     row = await tx.one("instance_has_rows")
     if row is not None and row["found"]:
         raise MayNotStart(
@@ -70,11 +73,14 @@ async def _first(tx: Tx, source: KeySource, found: Found) -> Found:
             hint="`company-agents key init` makes one there, or put one there yourself: docs/master-key.md",
             code="key_missing",
         )
+    found = await claim(source, found, instance, new=True)
     return await first_key(tx, source, found, found.keys[0] if found.keys else MasterKey.generate())
 
 
 async def first_key(tx: Tx, source: KeySource, found: Found, key: MasterKey) -> Found:
     """Give a new instance its first key. Returns the source as it is then."""
+    if found.owner is None and key not in found.keys:
+        raise read_only(source.address)
     if found.owner is not None:
         # By its id first, then as the hint, and registered last: killed in between, the next start adopts it.
         await source.add(key, found)
