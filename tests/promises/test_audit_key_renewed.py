@@ -31,8 +31,8 @@ async def two(tmp_path: Path) -> AsyncIterator[tuple[App, App]]:
         remove((settings.home / "db").resolve())
 
 
-async def rotate(app: App) -> None:
-    await app.rotator.rotate(finish=False, compromised=False, who="tester", say=lambda step, done, total: None)
+async def rotate(app: App, *, compromised: bool = False) -> None:
+    await app.rotator.rotate(finish=False, compromised=compromised, who="tester", say=lambda step, done, total: None)
 
 
 async def numbers(app: App) -> list[int]:
@@ -53,6 +53,23 @@ async def test_every_orchestrator_goes_on_with_the_new_key_and_no_event_fails(tw
     await rotate(other)
     await one.audit.append(None, "something.else")
     assert (await numbers(one))[-1] == 3
+    assert [chain.faults for chain in await one.events.verify_all()] == [(), (), ()]
+
+
+async def test_a_master_key_that_got_out_takes_the_audit_key_with_it_and_its_rotation_is_on_record(
+    two: tuple[App, App],
+) -> None:
+    one, other = two
+    before = one.keys.held.ring.keys[0].key_id
+    await rotate(one, compromised=True)
+    await other.audit.append(None, "something.else")
+    assert (await numbers(one))[-1] == 2
+    events = await one.events.newest(None, limit=20)
+    told = [event["action"] for event in reversed(events) if event.get("key") == before]
+    assert told == ["key.created", "key.rotated", "key.destroyed"]
+    rotated = next(event for event in events if event["action"] == "key.rotated")
+    assert rotated["compromised"] is True and rotated["rows_left"] == 0
+    assert rotated["new_key"] == (await one.keys.status()).active_key_id
     assert [chain.faults for chain in await one.events.verify_all()] == [(), (), ()]
 
 

@@ -26,28 +26,37 @@ async def record_states(db: Database, audit: AuditLog, audit_keys: AuditKeys, *,
         rows = {row["key_id"]: row["rows"] for row in await tx.all("secrets_by_key")}
     active = next((row for row in states if row["state"] == "active"), None)
     for row in states:
-        event = None if row["recorded"] else _event(row, rows.get(row["key_id"], 0), active, first=len(states) == 1)
-        if event is None:
+        events = [] if row["recorded"] else _events(row, rows.get(row["key_id"], 0), active, first=len(states) == 1)
+        for action, facts in events:
+            if action == "key.rotated":
+                await audit_keys.renew()
+            await audit.append(None, action, actor=who, key=row["key_id"], **facts)
+        if not events:
             continue
-        action, facts = event
-        if action == "key.rotated":
-            await audit_keys.renew()
-        await audit.append(None, action, actor=who, key=row["key_id"], **facts)
         async with db.instance_transaction() as tx:
             await tx.run("master_key_recorded", key_id=row["key_id"], state=row["state"])
 
 
-def _event(row: Row, rows: int, active: Row | None, *, first: bool) -> tuple[str, dict[str, Any]] | None:
+def _events(row: Row, rows: int, active: Row | None, *, first: bool) -> list[tuple[str, dict[str, Any]]]:
     """What there is to say of a key, by the state that it came to."""
+    source = {"source": row["source"]}
     if row["state"] == "active":
         # The chain of a new instance begins with its key.
-        return ("key.created" if first else "key.activated"), {"source": row["source"]}
+        return [("key.created" if first else "key.activated", source)]
     if row["state"] == "destroyed":
-        return "key.destroyed", {"source": row["source"]}
+        # One that got out is destroyed by the rotation itself: it was archived for a moment only, which nobody wrote down.
+        destroyed = ("key.destroyed", source)
+        if row["compromised_at"] is None or row["activated_at"] is None or active is None:
+            return [destroyed]
+        return [_rotated(row, rows, active), destroyed]
     if row["state"] != "archived":
-        return None
+        return []
     if row["activated_at"] is None or active is None:
-        return "key.adopted", {"source": row["source"], "rows": rows}
+        return [("key.adopted", {**source, "rows": rows})]
+    return [_rotated(row, rows, active)]
+
+
+def _rotated(row: Row, rows: int, active: Row) -> tuple[str, dict[str, Any]]:
     return "key.rotated", {
         "new_key": active["key_id"],
         "rows": active["rewrapped"],
