@@ -122,6 +122,13 @@ class FileSource:
     async def destroy(self, key_id: str, seen: Found) -> None:
         """Remove a key's file."""
         target = self.ring / f"{key_id}.key"
+        with _explained(self.path):
+            if _is_there(self.path) and _read_key(self.path).key_id == key_id:
+                raise _refusal(
+                    "key_current",
+                    f"{self.path} is a copy of the key {key_id}",
+                    "`company-agents key status` puts the active key there; then try again",
+                )
         with _explained(target, writing=True):
             target.unlink(missing_ok=True)
             # What a kill left behind in the middle of writing this key is a copy of it.

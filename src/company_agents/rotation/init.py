@@ -31,7 +31,8 @@ async def initialize(db: Database, source: KeySource, instance: UUID, *, adopt: 
 
     Raises:
         Conflict: there is a key already, here or there.
-        MayNotStart: the source is another instance's, or its keys are not those of the database.
+        MayNotStart: the source is another instance's, its keys are not those of the database, or the database has rows
+            that no new key would open.
         SourceReadOnly: nothing can be written there.
         SourceChanged: another instance was faster.
     """
@@ -63,6 +64,13 @@ async def initialize(db: Database, source: KeySource, instance: UUID, *, adopt: 
             raise MayNotStart(
                 f"the master key {active} of this instance is not at {source.address}",
                 hint="put it there first; docs/master-key.md says how a key moves to another source",
+                code="key_missing",
+            )
+        row = await tx.one("instance_has_rows")
+        if not registered and row is not None and row["found"]:
+            raise MayNotStart(
+                "the database has rows, and no master key is registered for them",
+                hint="restore the database and the key of one time",
                 code="key_missing",
             )
         if not registered and len(found.keys) > 1:

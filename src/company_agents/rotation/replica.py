@@ -63,6 +63,9 @@ class Replica:
         """
         sealed_at, wanted = await self._said()
         await self._follow(sealed_at)
+        for key_id in [key.key_id for key in self.held.ring.keys if key.key_id not in wanted]:
+            # Destroyed by another process: what it sealed must not open here either.
+            self.held.drop(key_id)
         missing = [] if self.held.sealed else [key_id for key_id in wanted if key_id not in self.held.ring]
         if missing:
             # Before the switch, so that nobody waits for it then.

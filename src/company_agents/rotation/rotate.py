@@ -95,17 +95,19 @@ class Rotator:
     async def foresee(self, *, compromised: bool, say: Progress) -> Foreseen:
         """The preflight, and nothing else. Raises what `rotate` would raise before it changes anything."""
         states = await self._states()
-        begun = _begun(states)
         found = await self._ours()
         await self.source.check_writable(found)
         rows = await self._preflight(found, say)
         active = _only(states, "active")
         async with self.db.instance_transaction() as tx:
             replicas = [row for row in await tx.all("replicas_list", alive=ALIVE) if row["alive"]]
-            backups = [row["file"] for row in await tx.all("backups_list") if _needs(row, active)]
-        return Foreseen(
-            "finish" if begun else "rotate", active, rows, len(replicas), backups if compromised and not begun else []
-        )
+            backups = await tx.all("backups_list")
+        retiring, staged = _only(states, "retiring", ""), _only(states, "staged", "")
+        old = retiring or active
+        begun = bool(retiring or (staged and not (compromised and not _got_out(states, active))))
+        dies = _got_out(states, old) or (compromised and not retiring)
+        files = [row["file"] for row in backups if dies and _needs(row, old)]
+        return Foreseen("finish" if begun else "rotate", active, rows, len(replicas), files)
 
     async def rotate(self, *, finish: bool, compromised: bool, who: str, say: Progress) -> Rotated:
         """
@@ -140,7 +142,11 @@ class Rotator:
         active, retiring, staged = (_only(states, state, "") for state in ("active", "retiring", "staged"))
         if retiring:
             return await self._from_rewrap(fence, "finished", active, retiring, who, say)
-        if staged and staged in found.ring:
+        # One that lay in the source when the active key got out may have got out with it: another takes its place.
+        stale = staged if compromised and not _got_out(states, active) else ""
+        # Said once, it is said for good: what was killed before the switch is finished as it was begun.
+        compromised = compromised or _got_out(states, active)
+        if staged and staged in found.ring and not stale:
             await self._preflight(found, say)
             return await self._from_confirm(fence, "finished", staged, active, compromised, who, say)
         elsewhere = await self._rows_elsewhere(active)
@@ -152,7 +158,7 @@ class Rotator:
         if lost:
             return await self._destroyed(fence, Rotated("finished", active, lost[0]), who)
         # Else, and where the active key got out, these rows move with all the others.
-        if elsewhere and not compromised:
+        if elsewhere and (finish or not compromised):
             say("opening", 0, 0)
             moved = await rewrap(self.db, fence, found.ring.get(active), found.ring, say)
             return Rotated("finished", active, None, moved.rows, bad=list(moved.bad.values()))
@@ -167,14 +173,18 @@ class Rotator:
             raise Refused("there are more secrets than one key may seal", code="key_worn_out")
         say("stage", 0, 0)
         new = MasterKey.generate()
-        await self._stage(fence, new)
+        await self._stage(fence, new, stale=stale, got_out=active if compromised else "")
         return await self._from_confirm(fence, "rotated", new.key_id, active, compromised, who, say)
 
-    async def _stage(self, fence: Fence, new: MasterKey) -> None:
+    async def _stage(self, fence: Fence, new: MasterKey, *, stale: str = "", got_out: str = "") -> None:
         found = await self._write(fence, "stage", lambda seen: self.source.add(new, seen))
         if new not in found.keys or new.key_id not in found.kept:
             raise self._lost()
         async with fence.step("register") as tx:
+            if stale and await tx.run("master_key_set_aside", key_id=stale) != 1:
+                raise overtaken()
+            if got_out:
+                await tx.run("master_key_got_out", key_id=got_out)
             await tx.run("master_key_stage", key_id=new.key_id, source=self.source.address)
 
     async def _from_confirm(
@@ -324,8 +334,8 @@ class Rotator:
             return await tx.all("master_keys_list")
 
 
-def _begun(states: list[Row]) -> bool:
-    return any(row["state"] in ("retiring", "staged") for row in states)
+def _got_out(states: list[Row], key_id: str) -> bool:
+    return any(row["key_id"] == key_id and row["compromised_at"] is not None for row in states)
 
 
 def _only(states: list[Row], state: str, none: str | None = None) -> str:

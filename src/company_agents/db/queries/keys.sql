@@ -15,6 +15,15 @@ VALUES (%(key_id)s, 'active', %(source)s, now(), false);
 -- name: master_key_stage
 INSERT INTO master_keys (key_id, state, source) VALUES (%(key_id)s, 'staged', %(source)s);
 
+-- name: master_key_got_out
+-- Before the switch, so that a rotation that is killed is still that of a key that got out.
+UPDATE master_keys SET compromised_at = clock_timestamp() WHERE key_id = %(key_id)s AND state = 'active';
+
+-- name: master_key_set_aside
+-- Nothing was ever sealed under it; a backup may name it.
+UPDATE master_keys SET state = 'archived', archived_at = now(), ends_at = now(), recorded = false
+WHERE key_id = %(key_id)s AND state = 'staged';
+
 -- name: writers_wait_time
 -- How long the switch may keep writers waiting.
 SET LOCAL lock_timeout = '200ms';
@@ -148,7 +157,8 @@ SELECT * FROM replica_beat(%s, %s, %s, %s, %s::text[], %s);
 
 -- name: replicas_list
 SELECT id, host, process, version, key_ids, problem, started_at, seen_at,
-       seen_at > now() - make_interval(secs => %(alive)s) AS alive
+       -- Nor one of the future: it would be waited for until then.
+       abs(extract(epoch FROM now() - seen_at)) < %(alive)s AS alive
 FROM replicas ORDER BY started_at, id;
 
 -- name: replicas_forget
