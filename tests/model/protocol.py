@@ -18,10 +18,12 @@ def rotator(at: At) -> Moves:
     elif step == "look":
         yield _plan(at)
     elif step == "register":
-        if at.overtaken or db.keys[me.new].state:
-            yield at.stop("overtaken")
+        yield _registered(at)
+    elif step == "confirmed":
+        if me.new in at.source.kept or not at.rules.read_back:
+            yield at.to("read", f"sees that key {me.new} is still there", "switch")
         else:
-            yield at.to("commit", f"COMMIT: key {me.new} staged", "switch", db=db.set({me.new: Key("staged")}))
+            yield at.stop("the source does not have the key")
     elif step == "switch":
         yield from _switch(at)
     elif step == "rewrap":
@@ -59,19 +61,36 @@ def _plan(at: At) -> Move:
         return at.stop("a rotation is half done")
     if retiring:
         return at.to("read", f"resumes {retiring[0]} → {active}", "rewrap", new=active, old=retiring[0])
-    if staged and staged[0] in kept and _opens(at):
-        return at.to("read", f"resumes with staged {staged[0]}", "switch", new=staged[0], old=active)
-    lost = [key for key in db.of("archived", "destroying") if db.keys[key].leaked]
+    # A key that lay there when the active one leaked may have leaked too; and what was said of it once stays said.
+    stale = staged if at.me.leaked and not db.keys[active].leaked else []
+    leaked = at.me.leaked or db.keys[active].leaked
+    if staged and staged[0] in kept and not stale and _opens(at):
+        return at.to("read", f"resumes with {staged[0]}", "confirmed", new=staged[0], old=active, leaked=leaked)
+    elsewhere = {key for key, _ in db.rows} - {active}
+    lost = [key for key in db.of("archived", "destroying") if db.keys[key].leaked and key not in elsewhere]
     if lost:
         return at.to("read", f"goes on to destroy {lost[0]}", "mark", old=lost[0])
-    if any(key != active for key, _ in db.rows):
+    if elsewhere and not leaked:
         return at.to("read", "moves rows that are under other keys", "rewrap", new=active)
     if not _opens(at):
         return at.stop("a row does not open")
     new, world = at.world.next_key, at.world._replace(next_key=at.world.next_key + 1)
     assert new < len(db.keys), "the model has too few keys"
     at = At(at.case, world, at.seat)
-    return at.to("read", f"makes key {new}", _first(at, "stage"), new=new, old=active)
+    aside = stale[0] if stale else -1
+    return at.to("read", f"makes key {new}", _first(at, "stage"), new=new, old=active, leaked=leaked, stale=aside)
+
+
+def _registered(at: At) -> Move:
+    db, me = at.db, at.me
+    if at.overtaken or db.keys[me.new].state or (me.stale >= 0 and db.keys[me.stale].state != "staged"):
+        return at.stop("overtaken")
+    changes = {me.new: Key("staged")}
+    if me.stale >= 0:
+        changes[me.stale] = db.keys[me.stale]._replace(state="archived", ends=True)
+    if me.leaked and db.keys[me.old].state == "active":
+        changes[me.old] = db.keys[me.old]._replace(leaked=True)
+    return at.to("commit", f"COMMIT: key {me.new} staged", "confirmed", db=db.set(changes), stale=-1)
 
 
 def _switch(at: At) -> Moves:
@@ -281,7 +300,8 @@ def _compared(at: At, seen: Database, source: Source) -> Move:
         return at.to("", "finds all as it should be", "", db=_without_dead_exports(at, at.db))
     if at.db.lock is not None:
         return at.to("", "leaves it to the rotation under way", "", db=at.db._replace(started=True))
-    return at.take("again" if at.rules.start_looks_again else "hint")
+    # In the transaction of the start, and not to be seen before its end.
+    return at.take("again" if at.rules.start_looks_again else "hint", kind="")
 
 
 def _states(db: Database) -> Database:

@@ -41,7 +41,7 @@ CASES = {
     "two rotators and a writer": case("R1, R2, W", 2, rotate=2, kill=1, lose_the_lock=1, write=1),
     "two rotators, three rotations": case("R1, R2", rotate=3, lose_the_lock=1),
     "a start beside two rotators": case("R1, R2, S", rotate=2, lose_the_lock=1, start=1),
-    "many kills": case("R1, W, S", rotate=3, kill=2, write=1, start=1),
+    "many kills": case("R1, W", rotate=3, kill=3, write=1),
     "a prune beside a start": case("R1, P, S", rotate=1, prune=2, kill=1, start=1),
     "a prune beside a writer": case("R1, P, W", rotate=1, prune=2, kill=1, write=1),
     "a prune beside a backup": case("R1, P, E", rotate=2, prune=2, export=1, kill=1),

@@ -84,6 +84,7 @@ class Process(NamedTuple):
     fence: bool = False
     fresh: bool = False
     leaked: bool = False
+    stale: int = -1
     row: int = -1
     value: int = -1
     seen: tuple[Database, Source] | frozenset[int] | None = None
@@ -222,14 +223,14 @@ class At:
         """End, and let the lock go."""
         return self.to("", f"stops: {why}", "")
 
-    def take(self, step: str, **mine: object) -> Move:
+    def take(self, step: str, *, kind: str = "commit", **mine: object) -> Move:
         """Take the lock of the rotator and the next fence: whoever had it before has it no more."""
         world = self.world
         for seat, process in enumerate(world.processes):
             if self.case.seats[seat].database == self.where:
                 world = with_process(world, seat, process._replace(fence=False))
         locked = self.db._replace(lock=self.seat)
-        return At(self.case, world, self.seat).to("commit", "takes the fence", step, db=locked, fence=True, **mine)
+        return At(self.case, world, self.seat).to(kind, "takes the fence", step, db=locked, fence=True, **mine)
 
     def write(self, kind: str, text: str, source: Source, step: str) -> Move:
         """Write to the source: where it compares, only if it is as it was read."""
