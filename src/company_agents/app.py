@@ -21,7 +21,7 @@ from company_agents.db.embedded import Membership, hold_home, join
 from company_agents.db.host import left_behind
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
-from company_agents.errors import CompanyAgentsError, Sealed
+from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Sealed
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
 from company_agents.identity.identity import Identity
@@ -96,12 +96,14 @@ async def open_app(
     redactor: Redactor | None = None,
     long_lived: bool = False,
     unseal: bool = False,
+    keyless: bool = False,
     gone: str | None = None,
 ) -> AsyncIterator[App]:
     """
     Open the instance: database, schema, key, parts. Everything that is written late is written at the end.
     `long_lived` makes it a replica, which keeps the embedded database up, also when its supervisor is killed, and waits
-    where the instance is sealed; `unseal` opens it then. `gone` is an archived key that may be missing.
+    where the instance is sealed; `unseal` opens it then. `keyless` goes on without keys where they cannot be had. `gone`
+    is an archived key that may be missing.
 
     Raises:
         MayNotStart: database, schema, role or key is not as it must be.
@@ -118,7 +120,12 @@ async def open_app(
                 raise Sealed
             held.seal()
         else:
-            held.unseal(await unlock(db, source, instance, gone=gone))
+            try:
+                held.unseal(await unlock(db, source, instance, gone=gone))
+            except (MayNotStart, Busy):
+                if not keyless:
+                    raise
+                held.seal()
         audit = AuditLog(db, _unready, instance)
         store = SecretStore(db, held, audit)
         audit_keys = AuditKeys(db, store)
@@ -207,8 +214,10 @@ async def _opened_for(db: Database, instance: UUID, app: App, held: HeldKeys) ->
         sessions = Sessions(db, store, audit, Operators(db, store, audit))
         yield sessions, Panic(db, audit, held, _nothing, app.panic.unlock)
     finally:
-        await audit.close()
-        held.seal()
+        try:
+            await audit.close()
+        finally:
+            held.seal()
 
 
 async def init_key(settings: Settings, *, adopt: bool, take_over: bool) -> Initialized:

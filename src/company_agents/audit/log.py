@@ -16,11 +16,13 @@ from uuid import UUID
 
 from company_agents.audit.chain import MAC_BYTES, Head, canonical, link
 from company_agents.db.database import CommitEvents, Database, Row, array_text
-from company_agents.errors import CompanyAgentsError, Conflict, Failed, Tampered, Unavailable
+from company_agents.errors import CompanyAgentsError, Conflict, Failed, Sealed, Tampered, Unavailable
 from company_agents.sensitive import Sensitive
 
 # An event that nobody waits for rides with the next that somebody does, or goes after this time (seconds).
 LINGER = 0.05
+# While the instance is sealed there is no key to link with: what nobody waits for is tried again this often (seconds).
+SEALED_PAUSE = 1.0
 # Repeated refusals become one event with a count; this is how long (seconds) they are gathered.
 FOLD_WINDOW = 30.0
 MOST_FOLDS = 10_000
@@ -190,7 +192,8 @@ class AuditLog:
             if isinstance(error, Tampered) and len(left) > 1:
                 # One chain that takes no event is no reason to refuse the others theirs.
                 return all([await self._commit(events) for events in left.values()])
-            log.warning("the audit log could not be written", exc_info=error)
+            if not isinstance(error, Sealed):
+                log.warning("the audit log could not be written", exc_info=error)
             await self._give_up([pending for events in left.values() for pending in events], error)
             return False
         return True
@@ -204,7 +207,7 @@ class AuditLog:
         kept = [pending for pending in batch if pending.waiter is None]
         self._queue[:0] = kept[-MOST_FOLDS:]
         if kept and not self._closing:
-            await asyncio.sleep(LINGER)
+            await asyncio.sleep(SEALED_PAUSE if isinstance(error, Sealed) else LINGER)
 
     async def _link_and_write(self, left: dict[UUID, list[_Pending]]) -> None:
         """Write what is left, chain by chain; what is written is taken out, and who waits for it is told."""

@@ -67,17 +67,19 @@ def noun(name: str, help: str) -> typer.Typer:
     return typer.Typer(name=name, help=help, cls=PlainGroup)
 
 
-def command(group: typer.Typer, name: str, *, unseal: bool = False) -> Callable[[Command], Command]:
+def command(
+    group: typer.Typer, name: str, *, unseal: bool = False, keyless: bool = False
+) -> Callable[[Command], Command]:
     """
     Make a coroutine function a command. Its first parameter is the `Session`; the others are options, to which
-    --json is added. `unseal`: it also works on an instance that is sealed. An option called `gone` names a key that may
+    --json is added. `unseal`: it also works on an instance that is sealed. `keyless`: also where the keys cannot be had. An option called `gone` names a key that may
     be missing.
     """
 
     def add(function: Command) -> Command:
         def run(**options: Any) -> None:
             as_json = options.pop("json_")
-            result = asyncio.run(_in_session(function, options, as_json, unseal=unseal))
+            result = asyncio.run(_in_session(function, options, as_json, unseal=unseal, keyless=keyless))
             terminal.show(result, as_json=as_json)
             raise typer.Exit(result.exit_status)
 
@@ -167,12 +169,15 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-async def _in_session(function: Command, options: dict[str, Any], as_json: bool, *, unseal: bool) -> Result:
+async def _in_session(
+    function: Command, options: dict[str, Any], as_json: bool, *, unseal: bool, keyless: bool
+) -> Result:
     from company_agents.app import open_app
     from company_agents.logs import Redactor, start_logging
 
     settings = settings_of_command()
     redactor = Redactor()
     start_logging(redactor, folder=None, level="error")
-    async with open_app(settings, redactor=redactor, unseal=unseal, gone=options.get("gone")) as app:
+    opened = open_app(settings, redactor=redactor, unseal=unseal, keyless=keyless, gone=options.get("gone"))
+    async with opened as app:
         return await function(Session(app, local_principal(), as_json), **options)
