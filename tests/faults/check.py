@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from uuid import UUID, uuid4
 
 from company_agents.app import App, init_key, open_app
 from company_agents.companies.scope import CompanyScope, InstanceScope
@@ -36,31 +36,42 @@ class Expected:
 
 
 def main(words: list[str]) -> None:
-    """`words` is what `Expected` is made of, as JSON; what is wrong is printed."""
-    wrong = asyncio.run(_check(read_settings(), Expected(**json.loads(words[0]))))
+    """
+    `words` are what `Expected` is made of, as JSON, and how often the instance is started: once, or once more when all is
+    finished. What is wrong is printed.
+    """
+    expected, starts = words
+    wrong = asyncio.run(_check(read_settings(), Expected(**json.loads(expected)), int(starts)))
     print(json.dumps(wrong))
     sys.exit(1 if wrong else 0)
 
 
-async def _check(settings: Settings, expected: Expected) -> list[str]:
-    wrong: list[str] = []
+async def _check(settings: Settings, expected: Expected, starts: int) -> list[str]:
     if expected.finish.startswith("key init"):
         await _initialized(settings, take_over="--take-over-source" in expected.finish)
     async with open_app(settings) as app:
-        wrong += await _opens(app, expected, "after the kill")
-        if not await app.store.open_own(InstanceScope(app.store.db), "put by the check"):
-            async with app.store.db.transaction(None) as tx:
-                await app.store.put(tx, "put by the check", Sensitive(b"after the kill"))
+        wrong = await _opens(app, expected, "after the kill")
+        await _put(app)
         await _finish(app, expected.finish)
+        if starts == 1:
+            return [*wrong, *await _finished(app, expected)]
     async with open_app(settings) as app:
-        wrong += await _opens(app, expected, "when finished")
-        wrong += await _tidy(app, expected)
-        again = await app.rotator.rotate(finish=False, compromised=False, who="check", say=_silent)
-        if again.action != "rotated" or not again.rows:
-            wrong.append(f"the next rotation {again.action} {again.rows} rows")
-        wrong += await _opens(app, expected, "after the next rotation")
-        wrong += await _tidy(app, expected)
-    return wrong
+        return [*wrong, *await _finished(app, expected)]
+
+
+async def _put(app: App) -> None:
+    """Whoever is let in can write."""
+    name = f"put by the check {uuid4().hex}"
+    async with app.store.db.transaction(None) as tx:
+        await app.store.put(tx, name, Sensitive(b"after the kill"))
+
+
+async def _finished(app: App, expected: Expected) -> list[str]:
+    wrong = [*await _opens(app, expected, "when finished"), *await _tidy(app, expected)]
+    again = await app.rotator.rotate(finish=False, compromised=False, who="check", say=_silent)
+    if again.action != "rotated" or not again.rows:
+        wrong.append(f"the next rotation {again.action} {again.rows} rows")
+    return [*wrong, *await _opens(app, expected, "after the next rotation")]
 
 
 async def _initialized(settings: Settings, *, take_over: bool) -> None:
@@ -87,7 +98,7 @@ async def _opens(app: App, expected: Expected, when: str) -> list[str]:
     if verified.opened < len(expected.values) + len(expected.tokens):
         wrong.append(f"{when}: only {verified.opened} secrets are there")
     for company, name, value in expected.values:
-        scope = CompanyScope(_uuid(company), app.store.db) if company else InstanceScope(app.store.db)
+        scope = CompanyScope(UUID(company), app.store.db) if company else InstanceScope(app.store.db)
         found = await app.store.open_own(scope, name)
         if found is None or found.reveal_text() != value:
             wrong.append(f"{when}: {name} is not what was put there")
@@ -132,12 +143,6 @@ async def _tidy(app: App, expected: Expected) -> list[str]:
 def _recorded(states: dict[str, str]) -> set[str]:
     """What must be on record of such states."""
     return {"key.created"} | ({"key.destroyed"} if "destroyed" in states.values() else set())
-
-
-def _uuid(text: str) -> Any:
-    from uuid import UUID
-
-    return UUID(text)
 
 
 def _silent(step: str, done: int, total: int) -> None:

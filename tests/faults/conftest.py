@@ -7,12 +7,14 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.forked import Forks, forks
 from tests.faults.store import Store, store
 from tests.keysources.kinds import Files
+from tests.keysources.servers.openbao import Vault, openbao
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +31,13 @@ def forked() -> Iterator[Forks]:
 
 
 @pytest.fixture
-def files(tmp_path) -> Files:
+def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
+    with pytest.MonkeyPatch.context() as patch, openbao(tmp_path_factory.mktemp("bao")) as bao:
+        # It is on this machine.
+        patch.setenv("NO_PROXY", "*")
+        yield Vault(bao)

@@ -89,7 +89,9 @@ class Store:
         settings = settings.model_copy(update={"database_url": SecretStr(self.address(name)), "database_pool": 2})
         case = Case(self.server, template, name, command, settings, folder, forks)
         with self.server.connect() as administrator:
-            administrator.execute(f"CREATE DATABASE {name} TEMPLATE {template.name} OWNER app".encode())
+            administrator.execute(
+                f"CREATE DATABASE {name} TEMPLATE {template.name} STRATEGY FILE_COPY OWNER app".encode()
+            )
             try:
                 case.at_home()
                 yield case
@@ -185,10 +187,11 @@ class Case:
             return [f"the old key is gone; {rows} rows are under it, and it is {state}"]
         return [f"the old key is {state}, and still there"] if there and state == "destroyed" else []
 
-    async def check(self) -> list[str]:
-        """What is wrong after a kill, looked for by processes that start anew."""
+    async def check(self, starts: int = 1) -> list[str]:
+        """What is wrong after a kill, looked for by a process that starts anew; see `tests.faults.check`."""
         wrong = await self.old_key_is_gone_only_then()
-        done = await asyncio.to_thread(self.forks.run, "check", [json.dumps(asdict(self.expected()))], self.variables)
+        words = [json.dumps(asdict(self.expected())), str(starts)]
+        done = await asyncio.to_thread(self.forks.run, "check", words, self.variables)
         if done.status not in (0, 1) or not done.out:
             return [*wrong, f"the check ended {done.status}: {done.err[-2000:]}"]
         return [*wrong, *json.loads(done.out)]
@@ -209,6 +212,11 @@ def variables(settings: Settings) -> dict[str, str]:
 def store(folder: Path) -> Iterator[Store]:
     """Make it, in a folder of its own."""
     with own_postgres(PASSWORD) as server:
+        with server.connect() as administrator:
+            # A password is checked thousands of times here: each time by thousands of rounds takes longer than the rest.
+            administrator.execute("SET scram_iterations = 1")
+            for user, password in (("app", PASSWORD), (ADMINISTRATOR, ADMINISTRATOR)):
+                administrator.execute(f"ALTER ROLE {user} PASSWORD '{password}'".encode())
         found = Store(server, {name: Template(name) for name in (NEW, SMALL, ROTATED)})
         asyncio.run(_fill(found, folder))
         yield found
