@@ -12,10 +12,10 @@ BIN := .venv/bin
 PLACES := $(wildcard src tests benchmarks demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format bench demo venv lock clean
+.PHONY: help up test test-faults lint format bench demo venv lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "ARGS=\"…\" is handed to the command; PYTHON=… picks the interpreter; WORKERS=… the test processes;"
 	@echo "SOURCES=1 installs what key sources other than a file need."
@@ -28,6 +28,10 @@ up: ## install what is needed and start: dashboard, API and MCP on port 3101
 test: venv ## run all tests
 	@CHROMIUM=$$(scripts/test-packages) || [ -z "$$CI" ] || exit 1; export CHROMIUM; \
 		exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# Every kind of key source, and each moment: an hour and more.
+test-faults: venv ## kill every command that changes keys before and after each of its effects
+	@exec timeout 4h $(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults $(ARGS)
 
 lint: venv ## check style and types
 	@$(BIN)/python -m ruff check $(PLACES)
