@@ -10,9 +10,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, quote_from_bytes
 
 import psycopg
 import pytest
@@ -23,6 +24,7 @@ from tests.cli.processes import machine_in
 from tests.cli.warm import warm
 from tests.database.processes import wait_stopped
 from tests.promises.canary import days, keys, mistakes, places
+from tests.promises.canary.places import master_key
 from tests.promises.canary.provider import ECHOES, echoing_slack
 from tests.promises.canary.search import Place, token_like
 from tests.promises.canary.story import Story
@@ -129,6 +131,8 @@ def test_no_credential_went_to_another_host(told: Told) -> None:
 
 def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> None:
     kinds = {name.partition("/")[0] for name in told.opened}
+    # Each rotation brings one.
+    assert len([name for name in told.opened if name.startswith("audit_key/")]) >= len(told.story.keys)
     assert kinds == {"agent_token", "audit_key", "integration", "operator_token", "operator_totp"}
     for name, value in told.opened.items():
         assert told.story.canaries.found(Place("a secret", value)), f"{name} is new: give it a canary"
@@ -148,6 +152,28 @@ def test_everything_that_can_be_read_was_searched(told: Told) -> None:
     assert {f"cmdline of {name}" for name in ("orchestrator", "supervisor", "postgres")} <= told.names["processes"]
     assert any(name.startswith("cmdline of postgres child") for name in told.names["processes"])
     assert len(told.names["doors"]) > 400
+
+
+def test_every_key_that_there_was_was_looked_for_and_of_those_that_were_destroyed_no_file_is_left(told: Told) -> None:
+    story = told.story
+    assert len(story.destroyed) >= 5 and len(story.keys) - len(story.destroyed) >= 3
+    assert {master_key(key_id) for key_id in story.keys} <= story.canaries.names
+    living = {f"keys/{key_id}.key" for key_id in story.keys.keys() - story.destroyed}
+    folder = story.machine.home / "secrets"
+    left = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    # Nothing that was written for a moment either.
+    assert left == {"master.key", "keys/instance", *living}
+    assert story.active() not in story.destroyed
+
+
+def test_a_rotation_was_looked_at_while_it_lived_and_after_it_was_killed(told: Told) -> None:
+    names = told.names["after a killed rotation"]
+    assert {f"{file} of {name}" for file in ("cmdline", "status") for name in ("rotator", "orchestrator")} <= names
+    assert {
+        "file home/logs/orchestrator.log",
+        "file home/secrets/master.key",
+        "file home/secrets/keys/instance",
+    } <= names
 
 
 # — it would be found —
@@ -170,10 +196,10 @@ FORMS = {
 }
 
 
-def _leaks(told: Told, places: Iterable[Place]) -> set[str]:
-    """Where the token is found, by the places' names."""
+def _leaks(told: Told, places: Iterable[Place], name: str = "the token of by-cli") -> set[str]:
+    """Where the token, or whatever is called so, is found, by the places' names."""
     found = told.story.canaries.found_in(places)
-    return {each.removeprefix("the token of by-cli in ") for each in found}
+    return {each.removeprefix(f"{name} in ") for each in found}
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -189,6 +215,77 @@ def test_a_leak_in_a_reply_or_a_file_is_found_in_any_form(told: Told, form: byte
     assert _leaks(told, told.story.home()) == set()
 
 
+KEY_FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "as it is": bytes,
+    "its first half": lambda key: key[:16],
+    "its second half": lambda key: key[16:],
+    "as hex": lambda key: key.hex().encode(),
+    "as hex in capitals": lambda key: key.hex().upper().encode(),
+    "as base64": base64.b64encode,
+    "as base64 within more": lambda key: base64.b64encode(b"a key: " + key + b", and so on"),
+    "as base64 for addresses": base64.urlsafe_b64encode,
+    "as base64 without its end": lambda key: base64.b64encode(key)[:30],
+    "as base64 in an address": lambda key: quote(base64.b64encode(key)).encode(),
+    "as base64 in UTF-16": lambda key: base64.b64encode(key).decode().encode("utf-16"),
+    "as base32": base64.b32encode,
+    "for an address": lambda key: quote_from_bytes(key).encode(),
+    "as Python writes it": lambda key: repr(key).encode(),
+    "as a text in JSON": lambda key: json.dumps(key.decode("latin-1"), ensure_ascii=False).encode(),
+    "as a text in JSON of ASCII": lambda key: json.dumps(key.decode("latin-1")).encode(),
+    "as a text that is no UTF-8, in JSON": lambda key: json.dumps(key.decode("utf-8", "surrogateescape")).encode(),
+    "as numbers": lambda key: str(list(key)).encode(),
+    "as base64 in JSON in JSON": lambda key: json.dumps(json.dumps({"key": base64.b64encode(key).decode()})).encode(),
+}
+
+
+def _some_keys(told: Told) -> dict[str, bytes]:
+    """The one that is active, all that were destroyed, and all audit keys."""
+    story = told.story
+    ids = [story.active(), *story.destroyed]
+    audit = {name: value for name, value in told.opened.items() if name.startswith("audit_key/")}
+    return {master_key(key_id): story.keys[key_id] for key_id in ids} | audit
+
+
+@pytest.mark.parametrize("form", KEY_FORMS.values(), ids=KEY_FORMS)
+def test_a_key_in_a_reply_or_a_file_is_found_in_any_form(told: Told, form: Callable[[bytes], bytes]) -> None:
+    for name, key in _some_keys(told).items():
+        for before in range(9):
+            assert _leaks(told, [Place("a reply", b"x" * before + form(key) + b"." * 9)], name) == {"a reply"}
+        with _written(told, "logs/a-key.log", form(key)):
+            assert _leaks(told, told.story.home(), name) == {"file home/logs/a-key.log"}
+    assert _leaks(told, told.story.home()) == set()
+
+
+def test_a_key_is_found_also_beside_the_place_where_one_may_be(told: Told) -> None:
+    story = told.story
+    active, gone = story.active(), min(story.destroyed)
+    other = min(story.keys.keys() - story.destroyed - {active})
+    for file, key_id in (
+        (f"keys/.new-{active}-0123456789abcdef", active),
+        (f".new-{active}-0123456789abcdef", active),
+        (f"keys/{active}", active),
+        (f"{active}.key", active),
+        (f"keys/{gone}.key", gone),
+        (f"keys/.new-{gone}-0123456789abcdef", gone),
+    ):
+        with _written(told, f"secrets/{file}", story.keys[key_id]):
+            assert _leaks(told, story.home(), master_key(key_id)) == {f"file home/secrets/{file}"}, file
+    for file, key_id in ((f"keys/{other}.key", active), ("master.key", gone), (f"keys/{other}.key", gone)):
+        before = (story.machine.home / "secrets" / file).read_bytes()
+        with _written(told, f"secrets/{file}", story.keys[key_id]):
+            assert _leaks(told, story.home(), master_key(key_id)) == {f"file home/secrets/{file}"}, file
+        (story.machine.home / "secrets" / file).write_bytes(before)
+    assert _leaks(told, story.home()) == set()
+
+
+@contextmanager
+def _written(told: Told, file: str, content: bytes) -> Iterator[None]:
+    path = told.story.machine.home / file
+    path.write_bytes(content)
+    yield
+    path.unlink()
+
+
 @pytest.mark.parametrize("column", ["text", "bytea"])
 def test_a_leak_in_the_database_is_found_in_the_tables_and_in_the_files(told: Told, column: str) -> None:
     home = told.story.machine.home
@@ -201,6 +298,21 @@ def test_a_leak_in_the_database_is_found_in_the_tables_and_in_the_files(told: To
         found = _leaks(told, places.database_files(home))
         assert {name.split("/")[1] for name in found} == {"base", "pg_wal"}
         connection.execute(f"DROP TABLE leak_{column}")
+
+
+def test_a_key_in_the_database_is_found_in_the_tables_and_in_the_files(told: Told) -> None:
+    home, values = told.story.machine.home, _some_keys(told)
+    with join(home) as member, psycopg.connect(member.database.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE TABLE leak_of_keys (value bytea)")
+        for key in values.values():
+            connection.execute("INSERT INTO leak_of_keys VALUES (%s)", (key,))
+        connection.execute("CHECKPOINT")
+        found = told.story.canaries.found_in(places.database(home))
+        assert set(found) == {f"{name} in table public.leak_of_keys" for name in values}
+        found = told.story.canaries.found_in(places.database_files(home))
+        assert {(each.partition(" in ")[0], each.split("/")[-2]) for each in found} >= {(n, "pg_wal") for n in values}
+        assert {each.partition(" in ")[0] for each in found if "/base/" in each} == set(values)
+        connection.execute("DROP TABLE leak_of_keys")
 
 
 def test_a_leak_in_a_statement_that_runs_is_found(told: Told) -> None:

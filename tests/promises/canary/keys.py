@@ -132,9 +132,9 @@ def sealing(story: Story) -> None:
     story.session(doors.page("", "/unseal", form, shown={name}, name="POST /unseal"), name)
     assert doors.page(story.cookie, "/seal", {}).status == 303
     _asked_in_vain(story)
-    for form in ([], ["--json"]):
-        assert doors.cli("unseal", *form).status == 0
-        assert doors.cli("seal", *form).status == 0
+    for how in ([], ["--json"]):
+        assert doors.cli("unseal", *how).status == 0
+        assert doors.cli("seal", *how).status == 0
     assert doors.cli("unseal").status == 0
     until(lambda: True if ask(f"{doors.url}/v1/key", headers=bearer(story.operator_token)).status == 200 else None)
     assert doors.json("key", "verify")["ok"] is True

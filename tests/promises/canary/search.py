@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -105,11 +106,16 @@ def _encoded(piece: bytes) -> Iterator[bytes]:
     yield from encodings(piece)
     yield repr(piece)[2:-1].encode()
     yield base64.b32encode(piece).rstrip(b"=")[:-1]
+    yield from (between.join(map(str, piece)).encode() for between in (", ", ",", " "))
     try:
         text = piece.decode()
     except UnicodeDecodeError:
-        # Bytes that went through a text: each as the character of its number.
-        yield piece.decode("latin-1").encode()
+        # Bytes that went through a text: each as the character of its number, or as Python keeps what is no UTF-8.
+        text = piece.decode("latin-1")
+        yield text.encode()
+        yield json.dumps(text, ensure_ascii=False)[1:-1].encode()
+        for each in (text, piece.decode("utf-8", "surrogateescape")):
+            yield json.dumps(each)[1:-1].encode()
         return
     yield text.upper().encode()
     yield text.encode("utf-16-le")
