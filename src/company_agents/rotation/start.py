@@ -40,10 +40,13 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             check_owner(source, found, instance)
             if not registered:
                 return (await _first(tx, source, found, instance)).ring
-            if _missing(registered, found, gone):
-                # Once more, both: a copy may have been under way, or a prune.
-                registered, found = await tx.all("master_keys_list"), await source.read()
-            _check(registered, found, _missing(registered, found, gone), source)
+            missing = _missing(registered, found, gone)
+            if missing:
+                # Once more: a copy may have been under way. And then the states: what a prune destroys it marks before.
+                before, found = registered, await source.read()
+                registered = await tx.all("master_keys_list")
+                missing = [k for k in _missing(registered, found, gone) if k in _missing(before, found, gone)]
+            _check(registered, found, missing, source)
             # Not before: a place that does not have our keys is not ours, and may be somebody else's.
             found = await claim(source, found, instance, new=False)
             if await _reconcile(tx, source, registered, found):
