@@ -102,7 +102,7 @@ def _copies(case: Case, world: World) -> Iterator[Move]:
 def _with_copy(case: Case, world: World, original: Database, aside: Database | None) -> Iterator[Move]:
     if aside is None or not aside.opens(world.source.kept):
         return
-    back = aside._replace(started=False, settled=False)
+    back = aside._replace(started=False, settled=False, old=True)
     # Whoever brings an older database back while a key is being destroyed is not helped by anything.
     destroying = any(process.step in ("destroy.check", "destroy.write") for process in world.processes)
     if world.may("go back") and not destroying:

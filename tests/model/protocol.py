@@ -270,13 +270,17 @@ def start(at: At) -> Moves:
         missing = _missing(seen[0], source)
         if _not_ours(at):
             yield at.stop("the source is another's")
-        elif missing and at.me.row < 0 and again:
-            yield at.to("", "reads the states once more", "source", seen=(_states(db), source), row=1)
-        elif missing and not _may_be_gone(db, source, missing):
-            yield at.to("", "is REFUSED", "refused")
+        elif missing and again:
+            yield at.to("", "misses a key", "source again", seen=seen)
         else:
-            fresh = at.case.compares
-            yield at.to("read", "reads the source", "compare", seen=(seen[0], source), fresh=fresh, row=-1)
+            yield _judged(at, missing, (seen[0], source))
+    elif at.me.step == "source again":
+        seen = (seen[0], source)
+        yield at.to("read", "reads the source again", "states again", seen=seen, fresh=at.case.compares)
+    elif at.me.step == "states again":
+        # Needed before and after: what was destroyed in between is marked by now.
+        missing = [key for key in _missing(seen[0], seen[1]) if key in _missing(db, seen[1])]
+        yield _judged(at, missing, (_states(db), seen[1]))
     elif at.me.step == "compare":
         yield _compared(at, *seen)
     elif at.me.step == "again":
@@ -291,6 +295,14 @@ def start(at: At) -> Moves:
             yield at.to("", "leaves the hint", "commit")
     elif at.me.step == "commit":
         yield at.to("commit", "COMMIT: reconciles", "", db=_reconciled(at, *seen))
+
+
+def _judged(at: At, missing: list[int], seen: tuple[Database, Source]) -> Move:
+    if missing and not _may_be_gone(at.db, at.source, missing):
+        return at.to("", "is REFUSED", "refused")
+    if at.me.step == "source":
+        return at.to("read", "reads the source", "compare", seen=seen, fresh=at.case.compares)
+    return at.to("", "reads the states again", "compare", seen=seen)
 
 
 def _compared(at: At, seen: Database, source: Source) -> Move:
@@ -348,8 +360,8 @@ def _missing(db: Database, source: Source) -> list[int]:
 
 
 def _may_be_gone(db: Database, source: Source, missing: list[int]) -> bool:
-    """An operator may give up an archived key that is gone, if no row needs it: `key prune --gone`."""
-    return all(db.keys[key].state == "archived" and key not in dict(db.rows) for key in missing)
+    """After it has gone back, an operator may give up an archived key that no row needs: `key prune --gone`."""
+    return db.old and all(db.keys[key].state == "archived" and key not in dict(db.rows) for key in missing)
 
 
 def _not_ours(at: At) -> bool:

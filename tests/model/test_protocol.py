@@ -61,6 +61,7 @@ CASES = {
 }
 
 LARGE = {
+    "a second leak": case("R1, S", rotate=1, compromise=2, kill=1, start=1),
     "two rotators, two writes, two lost locks": case("R1, R2, W", 2, rotate=3, kill=1, lose_the_lock=2, write=2),
     "a start beside two rotators, with kills": case("R1, R2, S", rotate=3, kill=2, lose_the_lock=1, start=1),
     "prune, backup and start": case("R1, P, E, S", rotate=2, prune=2, export=1, kill=1, start=1),
@@ -121,3 +122,12 @@ def test_no_rule_is_there_for_nothing(rule: str) -> None:
     found = explore(Case(compares=compares, rules=Rules(**{rule: False}), **CASES[name]))
     assert found.fault, found
     assert expected in found.fault, found
+
+
+def test_what_is_not_promised_the_original_knows_of_no_copy_and_prunes_what_that_needs() -> None:
+    # A copy that was opened beside the original, without an id of its own, has left nothing in the source by which
+    # the original could know. Whoever copies a database takes another source for it, or takes this one over.
+    seen = explore(Case(compares=True, **case("R1, P, copy's S", rotate=1, prune=1, copy_aside=1, open_the_copy=1)))
+    assert seen.fault
+    assert any("COPY is opened" in step for step in seen.trace)
+    assert "P SOURCE: destroys 0" in seen.trace

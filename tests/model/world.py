@@ -38,7 +38,8 @@ class Source(NamedTuple):
 class Database(NamedTuple):
     """
     `rows`: by row, the key that it is sealed under and the number of its value. `written`: the last value that a
-    writer was told is there. `settled`: the last rotation has ended. `elsewhere`: on another server than last time.
+    writer was told is there. `settled`: the last rotation has ended. `elsewhere`: on another server than last
+    time. `old`: it has gone back, or is a copy.
     """
 
     keys: tuple[Key, ...]
@@ -50,6 +51,7 @@ class Database(NamedTuple):
     settled: bool = True
     elsewhere: bool = False
     started: bool = True
+    old: bool = False
 
     def of(self, *states: str) -> list[int]:
         """The keys in these states."""
