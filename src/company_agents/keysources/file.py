@@ -21,6 +21,9 @@ from company_agents.keysources.found import Found
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
 
+# What is said where there is no room: by the disk, a quota, or a limit on files.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class FileSource:
     """
@@ -235,7 +238,7 @@ def _explained(path: Path, *, writing: bool = False) -> Iterator[None]:
         raise _refusal(
             "key_unreadable",
             f"{path} cannot be used: {(error.strerror or 'input/output error').lower()}",
-            "see that its owner can",
+            "make room there, then try again" if error.errno in FULL else "see that its owner can",
         ) from error
 
 
