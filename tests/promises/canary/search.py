@@ -110,12 +110,10 @@ def _encoded(piece: bytes) -> Iterator[bytes]:
     try:
         text = piece.decode()
     except UnicodeDecodeError:
-        # Bytes that went through a text: each as the character of its number, or as Python keeps what is no UTF-8.
+        # Bytes that went through a text: each as the character of its number.
         text = piece.decode("latin-1")
         yield text.encode()
-        yield json.dumps(text, ensure_ascii=False)[1:-1].encode()
-        for each in (text, piece.decode("utf-8", "surrogateescape")):
-            yield json.dumps(each)[1:-1].encode()
+        yield from (json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode() for ascii_only in (False, True))
         return
     yield text.upper().encode()
     yield text.encode("utf-16-le")
