@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from company_agents.app import App, init_key, open_app
 from company_agents.companies.scope import CompanyScope, InstanceScope
 from company_agents.errors import CompanyAgentsError, Conflict
+from company_agents.rotation.status import KeyState
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings, read_settings
 
@@ -107,8 +108,8 @@ async def _opens(app: App, expected: Expected, when: str) -> list[str]:
             await app.identity.agent(token)
         except CompanyAgentsError as error:
             wrong.append(f"{when}: an agent's token is refused: {error}")
-    found = await app.rotator.source.read()
-    wrong += [f"{when}: the key {key} is not in the source" for key in expected.kept if key not in found.ring]
+    ring = (await app.rotator.source.read()).ring
+    wrong += [f"{when}: the key {key} is not in the source" for key in expected.kept if key not in ring]
     return wrong
 
 
@@ -135,14 +136,17 @@ async def _tidy(app: App, expected: Expected) -> list[str]:
         if states.get(key) != "destroyed" or key in found.ring:
             wrong.append(f"{key} is {states.get(key)}, and was to be destroyed")
     wrong += [f"the audit log: {fault}" for chain in await app.events.verify_all() for fault in chain.faults]
-    actions = {event["action"] for event in await app.events.newest(None, limit=1000)}
-    wrong += [f"nothing recorded as {action}" for action in _recorded(states) - actions]
-    return wrong
+    events = {(event["action"], event.get("key")) for event in await app.events.newest(None, limit=1000)}
+    return wrong + [f"not on record: {action} of {key}" for action, key in _to_record(status.keys) - events]
 
 
-def _recorded(states: dict[str, str]) -> set[str]:
-    """What must be on record of such states."""
-    return {"key.created"} | ({"key.destroyed"} if "destroyed" in states.values() else set())
+def _to_record(keys: list[KeyState]) -> set[tuple[str, str]]:
+    """What must be on record of keys that came to such states: how each one ended, and that the first was made."""
+    ended = {
+        ("key.rotated" if key.activated_at else "key.adopted", key.key_id) for key in keys if key.state == "archived"
+    }
+    destroyed = {("key.destroyed", key.key_id) for key in keys if key.state == "destroyed"}
+    return ended | destroyed | {("key.created", keys[0].key_id)}
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -109,7 +109,8 @@ class Counter:
             return put_header(conn, header, *values)
 
         def endheaders(conn: Any, *args: Any, **named: Any) -> Any:
-            name = _http_name(*conn._request_line, conn._operation)
+            method, url = conn._request_line
+            name = _http_name(method, url, conn._operation)
             if name is not None:
                 waiting[conn] = effect = self.effect(name)
                 effect.__enter__()
@@ -190,7 +191,9 @@ class Counter:
             # Of the driver's own transactions.
             if command != b"COMMIT" or connection.pgconn.transaction_status != TransactionStatus.INTRANS:
                 return (yield from exec_command(connection, command, *args, **named))
-            number = (yield from exec_command(connection, WROTE)).get_value(0, 0)
+            found = yield from exec_command(connection, WROTE)
+            assert found is not None
+            number = found.get_value(0, 0)
             said = " ".join(self._said.pop(connection, []))
             with self.effect(f"commit {said}") if number is not None else contextlib.nullcontext():
                 return (yield from exec_command(connection, command, *args, **named))

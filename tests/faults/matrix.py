@@ -89,13 +89,12 @@ async def killed_twice(
             await asyncio.to_thread(case.run, number)
             again = await asyncio.to_thread(case.run, next(second))
             where = f"{command}, killed after {number}, {names[number - 1]}, and after {again.names[-1:]}"
-            if not again.killed and again.done.status != 0 and not _nothing_left(again.done.err):
+            if not again.killed and again.done.status != 0 and not _nothing_left(again.done.out):
                 wrong.append(f"{where}: {again.done}")
             wrong += [f"{where}: {what}" for what in await case.check()]
     return wrong
 
 
-def _nothing_left(errors: str) -> bool:
+def _nothing_left(output: str) -> bool:
     """Whether it was refused because the killed one had done all of it."""
-    last = errors.strip().splitlines()[-1:]
-    return bool(last) and json.loads(last[0]).get("error", {}).get("code") == "key_there"
+    return bool(output) and json.loads(output).get("error", {}).get("code") == "key_there"

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from pydantic import SecretStr
+from pydantic import AliasChoices, SecretStr
 
 from company_agents.app import open_app
 from company_agents.crypto.keyring import MasterKey
@@ -166,7 +166,7 @@ class Case:
             until(gone)
 
     def states(self) -> dict[str, str]:
-        return dict(self.sql("SELECT key_id, state FROM master_keys"))  # type: ignore[arg-type]
+        return dict(self.sql("SELECT key_id, state FROM master_keys"))
 
     def expected(self) -> Expected:
         """What must be there afterwards, whatever was killed."""
@@ -204,7 +204,9 @@ def variables(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None and value != setting.default:
             text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            found[setting.validation_alias.choices[0]] = text  # type: ignore[union-attr]
+            alias = setting.validation_alias
+            assert isinstance(alias, AliasChoices)
+            found[str(alias.choices[0])] = text
     return found
 
 
