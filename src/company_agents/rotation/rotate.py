@@ -17,7 +17,7 @@ from company_agents.audit.log import AuditLog
 from company_agents.crypto.batch import BadRow
 from company_agents.crypto.cipher import SEALS_LIMIT
 from company_agents.crypto.keyring import MasterKey
-from company_agents.db.database import Database, Row
+from company_agents.db.database import Database, Row, Tx
 from company_agents.errors import Busy, Failed, Refused, Tampered, Unavailable
 from company_agents.keysources.base import KeySource
 from company_agents.keysources.found import Found
@@ -227,15 +227,23 @@ class Rotator:
 
     async def _switch(self, fence: Fence, new: str, old: str, compromised: bool) -> None:
         """From this commit on everything is sealed under the new key: writers ask for the active one under their lock."""
+
+        async def change(tx: Tx) -> None:
+            if await tx.run("master_key_retire", key_id=old, compromised=compromised) != 1:
+                raise overtaken()
+            if await tx.run("master_key_activate", key_id=new) != 1:
+                raise overtaken()
+
+        await self._without_writers(fence, "switch", change)
+
+    async def _without_writers(self, fence: Fence, step: str, change: Callable[[Tx], Awaitable[None]]) -> None:
+        """A transaction that begins when no other writes to `secrets`, and that lets none begin."""
         for attempt in range(SWITCH_ATTEMPTS):
             try:
-                async with fence.step("switch") as tx:
+                async with fence.step(step) as tx:
                     await tx.run("writers_wait_time")
                     await tx.one("writers_exclude")
-                    if await tx.run("master_key_retire", key_id=old, compromised=compromised) != 1:
-                        raise overtaken()
-                    if await tx.run("master_key_activate", key_id=new) != 1:
-                        raise overtaken()
+                    await change(tx)
                 return
             except Busy as error:
                 if isinstance(error, Overtaken) or attempt == SWITCH_ATTEMPTS - 1:
@@ -258,18 +266,12 @@ class Rotator:
         return await self._destroyed(fence, result, who) if row["compromised_at"] else result
 
     async def _emptied(self, fence: Fence, old: str, moved: Rewrapped) -> bool:
+        async def nothing(_: Tx) -> None:
+            return
+
         # Whoever was writing has ended when this has the lock, and whoever writes after it seals under the new key: so
         # the counting, which takes longer the more rows there are, needs no lock.
-        for attempt in range(SWITCH_ATTEMPTS):
-            try:
-                async with fence.step("verify") as tx:
-                    await tx.run("writers_wait_time")
-                    await tx.one("writers_exclude")
-                break
-            except Busy as error:
-                if isinstance(error, Overtaken) or attempt == SWITCH_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(0.05)
+        await self._without_writers(fence, "verify", nothing)
         async with fence.step("verify") as tx:
             row = await tx.one("secrets_rows_under", key_id=old)
         assert row is not None
