@@ -72,8 +72,8 @@ def command(
 ) -> Callable[[Command], Command]:
     """
     Make a coroutine function a command. Its first parameter is the `Session`; the others are options, to which
-    --json is added. `unseal`: it also works on an instance that is sealed. `keyless`: also where the keys cannot be had. An option called `gone` names a key that may
-    be missing.
+    --json is added. `unseal`: it also works on an instance that is sealed. `keyless`: also where the keys cannot be
+    had. An option called `gone` names a key that may be missing.
     """
 
     def add(function: Command) -> Command:

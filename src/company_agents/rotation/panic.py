@@ -13,7 +13,7 @@ from datetime import datetime
 from company_agents.audit.log import AuditLog
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
-from company_agents.errors import CompanyAgentsError, TooMany
+from company_agents.errors import CompanyAgentsError, Sealed, TooMany
 from company_agents.secret_store.keys import HeldKeys
 
 # How long one attempt to unseal waits for those before it (seconds).
@@ -75,8 +75,13 @@ class Panic:
 
         Raises:
             MayNotStart: they cannot be had.
+            Sealed: the instance was sealed again meanwhile.
         """
-        self.held.unseal(await self.unlock())
+        ring = await self.unlock()
+        # The source may be slow, and somebody was in a hurry.
+        if await sealed_since(self.db):
+            raise Sealed
+        self.held.unseal(ring)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

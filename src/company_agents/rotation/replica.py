@@ -40,6 +40,9 @@ class Replica:
 
     async def start(self) -> None:
         """Give the first sign, and one every second from now on."""
+        # Those that were killed said no good-bye.
+        async with self.db.transaction(None) as tx:
+            await tx.run("replicas_forget", id=self.id)
         await self.beat()
         self._task = asyncio.create_task(self._run(), name="replica")
 
