@@ -170,6 +170,27 @@ async def test_a_prune_that_was_overtaken_destroys_nothing(place: Place) -> None
         assert (await app.pruner.prune(None, "tester")).destroyed == [old]
 
 
+@pytest.mark.parametrize("what", ["a row", "a backup", "a running backup"])
+async def test_what_comes_to_need_a_key_while_it_is_being_pruned_keeps_it(place: Place, what: str) -> None:
+    async with place.open() as app:
+        old = await rotated(app, place)
+        source = Watched(place)
+
+        async def comes() -> None:
+            # The prune has looked, and has not begun to destroy.
+            if what == "a row":
+                place.sql(MOVE, k=old)
+            else:
+                await backup(app, "late.cab", *(("whole", old) if what == "a backup" else ("running",)))
+
+        source.moments["after read 1"] = comes
+        error = await outcome(dataclasses.replace(app.pruner, source=source).prune(None, "tester"))
+        assert isinstance(error, Busy)
+        assert place.states()[old] == "archived"
+        assert old in place.kept()
+        assert "destroy" not in source.calls
+
+
 # — a key that got out —
 
 

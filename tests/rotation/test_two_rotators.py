@@ -89,3 +89,27 @@ async def test_of_two_at_once_one_runs_and_the_other_is_told_that_it_is_busy(pla
         go_on.set()
         assert (await running).action == "rotated"
     await whole(place)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_rotator_whose_fence_was_taken_at_any_step_writes_nothing_more(place: Place, step: str) -> None:
+    # Its session lives, as behind a pooler, or when the database beneath it has gone back.
+    source = Watched(place)
+    taken: list[object] = []
+
+    def seen() -> object:
+        return place.states(), place.secrets(), place.files()
+
+    def say(now: str, done: int, total: int) -> None:
+        if now == step and not taken:
+            place.sql("UPDATE key_fence SET number = number + 1, nonce = gen_random_uuid()")
+            taken.append(seen())
+
+    async with place.open() as app:
+        error = await outcome(rotate(app, source=source, say=say))
+        assert isinstance(error, Busy)
+        assert (error.exit_status, error.reason) == (75, "key_overtaken")
+        assert "--finish" in error.hint
+        assert taken == [seen()]
+        await nothing_is_lost(place, app)
+    await whole(place)
