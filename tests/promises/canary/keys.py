@@ -6,15 +6,17 @@ had again.
 from __future__ import annotations
 
 import base64
-import json
+import contextlib
 import re
 import signal
-import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pyotp
 
+from company_agents.db.embedded import join
 from tests.cli.processes import Done, Up, ask, bearer
 from tests.database.processes import until
 from tests.promises.canary import places
@@ -65,28 +67,34 @@ def _ended(story: Story) -> None:
 def killed(story: Story, up: Up) -> list[Place]:
     """A rotation dies in the middle, twice, and is finished; what was to be seen while it lived, and what it left."""
     seen: list[Place] = []
-    for step in ("confirm", "rewrap"):
-        with story.machine.start("key", "rotate", "--json", stdin=subprocess.DEVNULL) as child:
-            said = _until_it_says(child, step)
+    for state in ("staged", "retiring"):
+        with _kept_from_moving(story) as server, story.machine.start("key", "rotate", "--json") as child:
+            _wait_for_a_key_that_is(state, server)
             child.send_signal(signal.SIGSTOP)
             story.collect()
             seen += places.processes(story.machine.home, up.pid, rotator=child.pid)
             child.kill()
-        story.doors.keep(f"standard error of a rotation that was killed at {step}", said)
+            out, err = child.communicate()
+        assert not out
+        story.doors.keep(f"standard error of a rotation that was killed while a key was {state}", err)
         seen += story.home()
         until(lambda: _finished(story))
         story.collect()
     return seen
 
 
-def _until_it_says(child: subprocess.Popen[bytes], step: str) -> bytes:
-    said = b""
-    assert child.stderr is not None
-    for line in child.stderr:
-        said += line
-        if json.loads(line)["step"] == step:
-            return said
-    raise AssertionError(said.decode())
+def _wait_for_a_key_that_is(state: str, server: psycopg.Connection) -> None:
+    until(lambda: server.execute("SELECT 1 FROM master_keys WHERE state = %s", (state,)).fetchone())
+
+
+@contextlib.contextmanager
+def _kept_from_moving(story: Story) -> Iterator[psycopg.Connection]:
+    """Somebody holds every secret's row, so that a rotation comes to its middle and no further; a connection."""
+    with join(story.machine.home) as member:
+        address = member.database.conninfo("postgres")
+        with psycopg.connect(address) as holding, psycopg.connect(address, autocommit=True) as server:
+            holding.execute("SELECT FROM secrets FOR UPDATE")
+            yield server
 
 
 def _finished(story: Story) -> Done | None:
