@@ -244,7 +244,9 @@ def export(at: At) -> Moves:
             running = db.backups | {RUNNING} if at.rules.registered_before_snapshot else db.backups
             yield at.to("commit", "begins", "snapshot", db=db._replace(backups=running))
     elif at.me.step == "snapshot":
-        yield at.to("", "takes its snapshot", "file", seen=db.needs(), value=_keys_of_rows(db))
+        # A staged key that the source has lost is needed by nobody.
+        needs = db.needs() & at.source.kept
+        yield at.to("", "takes its snapshot", "file", seen=needs, value=db.rows[0][0])
     elif at.me.step == "file":
         assert isinstance(seen, frozenset)
         at = At(at.case, at.world._replace(files=at.world.files | {seen}), at.seat)
@@ -387,10 +389,6 @@ def _is_needed(at: At, key: int) -> bool:
     by_row = at.rules.prune_sees_rows and key in dict(at.db.rows)
     by_backup = at.rules.prune_sees_backups and any(key in backup for backup in at.db.backups)
     return by_row or (by_backup and not at.db.keys[key].leaked)
-
-
-def _keys_of_rows(db: Database) -> int:
-    return db.rows[0][0]
 
 
 PROGRAMS: dict[str, Program] = {

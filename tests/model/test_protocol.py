@@ -67,7 +67,7 @@ LARGE = {
     "prune, backup and start": case("R1, P, E, S", rotate=2, prune=2, export=1, kill=1, start=1),
     "leaked keys, with kills and starts": case("R1, R2, P, W, S", compromise=2, prune=1, write=1, start=1, kill=2),
     "a database that goes back, with backups": case(
-        "R1, P, E, S", rotate=2, prune=2, export=1, copy_aside=1, go_back=1, kill=1
+        "R1, P, E, S", rotate=2, prune=2, export=1, copy_aside=1, go_back=1
     ),
     "a copy beside the original, with kills": case(
         "R1, copy's R, copy's P, copy's S, S", rotate=2, prune=1, copy_aside=1, open_the_copy=1, kill=1, start=1
