@@ -189,17 +189,17 @@ async def open_app(
 @contextlib.asynccontextmanager
 async def unsealing(app: App) -> AsyncIterator[tuple[Sessions, Panic]]:
     """
-    A sealed instance, opened for one person who says that they own it: the keys are held here, and by no other part,
-    until it is known who they are.
+    A sealed instance, opened for one person who says that they own it: the keys are held here, and by no other part.
+    What is called with it raises `MayNotStart` where they cannot be had.
 
     Raises:
-        MayNotStart: the keys cannot be had.
         TooMany: others are trying the same.
     """
     db, instance = app.store.db, app.instance.id
-    # Anybody may try, and each attempt reads the key source: one after the other.
+    # One after the other. The source is read when the first secret is opened, which is the one that the code is checked
+    # with: anybody may try, and who has not the password of an owner brings no key here.
     async with app.panic.turn():
-        held = HeldKeys(await app.panic.unlock(), app.held.reread)
+        held = HeldKeys(KeyRing(), app.panic.unlock)
         async with _opened_for(db, instance, app, held) as opened:
             yield opened
 
@@ -211,7 +211,7 @@ async def _opened_for(db: Database, instance: UUID, app: App, held: HeldKeys) ->
     audit.key = AuditKeys(db, store).newest
     audit.start()
     try:
-        sessions = Sessions(db, store, audit, Operators(db, store, audit))
+        sessions = Sessions(db, store, audit, Operators(db, store, audit), refusals=app.audit)
         yield sessions, Panic(db, audit, held, _nothing, app.panic.unlock)
     finally:
         try:

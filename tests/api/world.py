@@ -189,7 +189,6 @@ async def settle(app: App) -> None:
     """After a call that goes on behind its answer, or that sealed the instance: as before the next."""
     await app.background.ended()
     if app.held.sealed:
-        await app.panic.restore()
         await app.panic.unseal("local:tester")
 
 

@@ -353,5 +353,5 @@ async def test_the_words_of_an_address_are_not_taken_for_the_failure(bao: Bao) -
 
 
 async def test_a_name_that_does_not_resolve_is_said_to_be_so(bao: Bao) -> None:
-    source = opened(bao.settings(vault_addr="http://vault.invalid:8200"))
+    source = opened(bao.settings(vault_addr="https://vault.invalid:8200"))
     assert (await refusal(source.read, SourceUnavailable)).reason == "key_source_name"

@@ -93,3 +93,26 @@ async def test_an_event_that_is_linked_with_a_replaced_key_is_found(two: tuple[A
     assert [(fault.chain, fault.seq, fault.what) for fault in faults] == [
         (chain, forged["seq"], "it is linked with an audit key that was replaced before")
     ]
+
+
+async def test_what_companies_did_before_cannot_be_written_anew_with_a_replaced_key(two: tuple[App, App]) -> None:
+    one, _ = two
+    _, old_key = await one.audit.key()
+    company = await one.companies.create(LOCAL, "rewritten")
+    await one.audit.append(company.id, "something.happened")
+    await rotate(one)
+    # Its whole history as somebody else would have it, every link made with the key that was replaced.
+    async with await connect_past(one, "postgres") as past:
+        query = "SELECT seq, record, audit_key FROM audit_events WHERE chain = %(chain)s ORDER BY seq"
+        events = await sql(past, query, chain=company.id)
+        assert [event["audit_key"] for event in events] == [1, 1, 2]
+        mac = b""
+        for event in events[:2]:
+            record = event["record"].replace("happened", "forged")
+            mac = link(old_key, company.id, event["seq"], mac, record)
+            query = (
+                "UPDATE audit_events SET record = %(record)s, mac = %(mac)s WHERE chain = %(chain)s AND seq = %(seq)s"
+            )
+            await sql(past, query, record=record, mac=mac, chain=company.id, seq=event["seq"])
+    faults = [fault for found in await one.events.verify_all() for fault in found.faults]
+    assert [(fault.chain, fault.seq) for fault in faults] == [(company.id, 3)]

@@ -56,6 +56,7 @@ HINTS = {
 
 EVENTS = {
     "key.created": "Master key created",
+    "audit.key_renewed": "Audit key renewed",
     "key.activated": "Master key brought into use",
     "key.adopted": "Master key found and kept",
     "key.rotated": "Master key rotated",

@@ -58,12 +58,16 @@ class Session:
 
 @dataclass
 class Sessions:
-    """Sign-in by password and code, and what is signed in."""
+    """
+    Sign-in by password and code, and what is signed in. `refusals` is where refused attempts are written down, if that is
+    another log: one that waits for the keys, where nobody has them yet.
+    """
 
     db: Database
     store: SecretStore
     audit: AuditLog
     operators: Operators
+    refusals: AuditLog | None = None
     _sweep_at: float = field(default=0.0, repr=False)
 
     async def sign_in(self, name: str, password: str, code: str, *, address: str, browser: str) -> Sensitive:
@@ -186,7 +190,7 @@ class Sessions:
             # A name that nobody has is put on record nowhere: it may be a password that was typed into the wrong field.
             # And who tries a thousand of them makes one event with a count.
             action = "instance.unseal_refused" if unseals else "operator.sign_in_refused"
-            self.audit.refusal(None, action, name=name if row else None, address=address)
+            (self.refusals or self.audit).refusal(None, action, name=name if row else None, address=address)
             raise Unauthenticated(NOT_RIGHT)
         assert row is not None
         return row

@@ -63,6 +63,9 @@ class AwsSource:
         arn = _ARN.fullmatch(rest)
         if not arn and not _NAME.fullmatch(rest):
             raise failures.malformed("aws-secretsmanager", "aws-secretsmanager://NAME, or the secret's whole ARN")
+        if settings.key_endpoint and not failures.is_private(settings.key_endpoint):
+            what = "COMPANY_AGENTS_KEY_SOURCE_ENDPOINT is no address, or sends keys in clear text"
+            raise _refusal("key_address", what, "it is https://host; http only on this machine")
         core = botocore.session.get_session()
         retries = {"mode": "standard", "total_max_attempts": 3}
         # For the session, so that what the chain of credentials calls is bounded as well.

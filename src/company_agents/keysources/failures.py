@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from company_agents.errors import Busy, MayNotStart, Refused, Unavailable
 
@@ -94,6 +95,16 @@ def read_only(address: str) -> SourceReadOnly:
 def changed(address: str) -> SourceChanged:
     """A check-and-set that found another version."""
     return SourceChanged(f"the key source {address} was changed by somebody else meanwhile", hint="try again")
+
+
+def is_private(url: str) -> bool:
+    """Whether what is sent there can be read by nobody on the way: TLS, or this machine."""
+    try:
+        parts = urlsplit(url)
+        local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        return bool(parts.hostname) and "@" not in parts.netloc and (parts.scheme == "https" or local)
+    except ValueError:
+        return False
 
 
 def malformed(kind: str, form: str) -> MayNotStart:

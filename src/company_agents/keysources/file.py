@@ -132,6 +132,8 @@ class FileSource:
                     f"{self.path} is a copy of the key {key_id}",
                     "`company-agents key status` puts the active key there; then try again",
                 )
+        if self._owner() != seen.owner:
+            raise changed(self.address)
         with _explained(target, writing=True):
             target.unlink(missing_ok=True)
             # What a kill left behind in the middle of writing this key is a copy of it.

@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import hvac
@@ -59,8 +58,12 @@ class VaultSource:
         parts = _ADDRESS.fullmatch(rest)
         if parts is None:
             raise failures.malformed("vault", "vault://<mount>/data/<path>")
-        if not _is_address(settings.vault_addr or ""):
-            raise _refusal("key_address", "VAULT_ADDR is not set, or is no address", "it is https://host:8200")
+        if not failures.is_private(settings.vault_addr or ""):
+            raise _refusal(
+                "key_address",
+                "VAULT_ADDR is not set, or is no address",
+                "it is https://host:8200; http only on this machine",
+            )
         return cls(parts[1], parts[2], settings)
 
     async def read(self) -> Found:
@@ -321,14 +324,6 @@ class _Vault:
         if status == 503 and "sealed" in errors:
             return failures.sealed(self._address)
         return failures.broken(self._address, f"{status}, a redirect" if status in range(300, 400) else status)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-    except ValueError:
-        return False
 
 
 def _header(token: str) -> Sensitive:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from company_agents.db.database import Database, InstanceSession, Tx
-from company_agents.errors import Busy, CompanyAgentsError
+from company_agents.errors import Busy, CompanyAgentsError, Sealed
 
 
 class Overtaken(Busy):
@@ -70,11 +70,13 @@ class Fence:
 
         Raises:
             Overtaken: somebody else has taken the next.
+            Sealed: the instance was sealed; what was begun is finished when it is open again.
         """
         async with self.session.transaction() as tx:
             row = await tx.one("fence_hold", number=self.number, nonce=self.nonce, step=name, total=total)
             if row is None:
-                raise overtaken()
+                sealed = await tx.one("instance_sealed")
+                raise Sealed if sealed and sealed["sealed_at"] else overtaken()
             yield tx
 
     async def check(self, name: str) -> None:

@@ -37,6 +37,7 @@ async def initialize(db: Database, source: KeySource, instance: UUID, *, adopt: 
         SourceChanged: another instance was faster.
     """
     async with db.instance_transaction() as tx:
+        await tx.one("starts_wait_time")
         await tx.one("master_keys_lock")
         registered = await tx.all("master_keys_list")
         found = await source.read()

@@ -13,7 +13,7 @@ from datetime import datetime
 from company_agents.audit.log import AuditLog
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
-from company_agents.errors import CompanyAgentsError, Sealed, TooMany
+from company_agents.errors import Sealed, TooMany
 from company_agents.secret_store.keys import HeldKeys
 
 # How long one attempt to unseal waits for those before it (seconds).
@@ -27,6 +27,10 @@ async def sealed_since(db: Database) -> datetime | None:
     assert row is not None
     moment: datetime | None = row["sealed_at"]
     return moment
+
+
+# How long a seal waits for its own record (seconds).
+RECORD_TIME = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,22 @@ class Panic:
     async def seal(self, who: str) -> bool:
         """Seal the instance. Returns whether it was open; one that is sealed already stays as it is."""
         # Written down before: afterwards there is no key to link it with. It is no condition: who seals is in a hurry.
-        with contextlib.suppress(CompanyAgentsError):
-            await self.audit.append(None, "instance.sealed", actor=who)
+        writing = asyncio.create_task(self.audit.append(None, "instance.sealed", actor=who))
+        await asyncio.wait([writing], timeout=RECORD_TIME)
+        # What it came to is asked, so that nothing is said to be lost; it may also be written later, on its own.
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
         async with self.db.transaction(None) as tx:
             done = await tx.run("instance_seal", by=who[:100]) == 1
         await self.drop()
         return done
 
     async def unseal(self, who: str) -> bool:
-        """Unseal it, by somebody who holds the keys here and now. Returns whether it was sealed."""
+        """Unseal it, and hold the keys here again. Returns whether it was sealed."""
         async with self.db.transaction(None) as tx:
             done = await tx.run("instance_unseal") == 1
         if done:
+            if self.held.sealed:
+                await self.restore()
             await self.audit.append(None, "instance.unsealed", actor=who)
         return done
 

@@ -6,11 +6,15 @@ not at all.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from company_agents.audit.log import AuditLog
 from company_agents.db.database import Database, Row
 from company_agents.secret_store.audit_keys import AuditKeys
+
+# As many events go with one statement of the committer, at most.
+CHAINS_AT_ONCE = 200
 
 
 async def record_states(db: Database, audit: AuditLog, audit_keys: AuditKeys, *, who: str = "start") -> None:
@@ -29,12 +33,23 @@ async def record_states(db: Database, audit: AuditLog, audit_keys: AuditKeys, *,
         events = [] if row["recorded"] else _events(row, rows.get(row["key_id"], 0), active, first=len(states) == 1)
         for action, facts in events:
             if action == "key.rotated":
-                await audit_keys.renew()
+                await _renew(db, audit, audit_keys)
             await audit.append(None, action, actor=who, key=row["key_id"], **facts)
         if not events:
             continue
         async with db.instance_transaction() as tx:
             await tx.run("master_key_recorded", key_id=row["key_id"], state=row["state"])
+
+
+async def _renew(db: Database, audit: AuditLog, audit_keys: AuditKeys) -> None:
+    """A new audit key, and an event under it in each company's chain, which holds fast what stands before it."""
+    number = await audit_keys.renew()
+    async with db.instance_transaction() as tx:
+        chains = [row["chain"] for row in await tx.all("audit_chains_before", number=number)]
+    for start in range(0, len(chains), CHAINS_AT_ONCE):
+        some = chains[start : start + CHAINS_AT_ONCE]
+        events = (audit.append(chain, "audit.key_renewed", number=number) for chain in some)
+        await asyncio.gather(*events)
 
 
 def _events(row: Row, rows: int, active: Row | None, *, first: bool) -> list[tuple[str, dict[str, Any]]]:

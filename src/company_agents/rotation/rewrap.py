@@ -122,6 +122,7 @@ async def _write(fence: Fence, new: MasterKey, batch: Resealed) -> int:
             await asyncio.sleep(0.02)
             continue
         if found[0][0] is None:
+            await fence.check("rewrap")
             raise overtaken()
         return int(found[0][0])
     raise AssertionError

@@ -156,7 +156,10 @@ class Rotator:
             if row["compromised_at"] and row["state"] in ("archived", "destroying") and row["key_id"] not in elsewhere
         ]
         if lost:
-            return await self._destroyed(fence, Rotated("finished", active, lost[0]), who)
+            destroyed = await self._destroyed(fence, Rotated("finished", active, lost[0]), who)
+            if finish or not compromised:
+                return destroyed
+            # That was an earlier one; this one is asked for now.
         # Else, and where the active key got out, these rows move with all the others.
         if elsewhere and (finish or not compromised):
             say("opening", 0, 0)

@@ -34,6 +34,7 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
     try:
         async with db.instance_transaction() as tx:
             # Two first starts at once must not make two first keys.
+            await tx.one("starts_wait_time")
             await tx.one("master_keys_lock")
             registered = await tx.all("master_keys_list")
             found = await source.read()

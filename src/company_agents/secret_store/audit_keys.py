@@ -33,11 +33,12 @@ class AuditKeys:
             self._newest = max(keys.items())
         return self._newest
 
-    async def renew(self) -> None:
-        """Let new events be linked with a new key."""
-        number, _ = max((await self.all()).items())
-        await self._create(number + 1)
+    async def renew(self) -> int:
+        """Let new events be linked with a new key. Returns its number."""
+        number = max(await self.all()) + 1
+        await self._create(number)
         self.forget()
+        return number
 
     def forget(self) -> None:
         """Drop what was opened: the instance was sealed, or there is a newer one."""

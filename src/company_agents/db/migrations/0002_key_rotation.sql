@@ -79,7 +79,7 @@ END $$;
 -- One batch of a rotation, in one transaction: the fence and the states that it assumes, then every row that is
 -- still the one that was read, by its nonce. A row that somebody has written meanwhile is left as it is. The values come
 -- as one text of bytes with their lengths: arrays of them take longer to write than to store. Every seal is counted.
--- Returns how many rows were moved, or NULL where the fence or a state is another.
+-- Returns how many rows were moved, or NULL where the fence or a state is another, or the instance was sealed.
 CREATE FUNCTION secrets_rewrap(fence_number bigint, fence_nonce uuid, new_key text, amount int, ids bytea,
                                old_nonces bytea, new_nonces bytea, lengths int[], new_values bytea)
     RETURNS bigint LANGUAGE plpgsql AS $$
@@ -88,7 +88,8 @@ BEGIN
     -- Shorter than Postgres waits before it looks for a deadlock: whoever else is in one is not the one to lose.
     PERFORM set_config('lock_timeout', '100ms', true);
     UPDATE key_fence SET done = done + amount, updated_at = now()
-    WHERE number = fence_number AND nonce = fence_nonce;
+    WHERE number = fence_number AND nonce = fence_nonce
+      AND NOT EXISTS (SELECT FROM instance WHERE sealed_at IS NOT NULL);
     IF NOT FOUND THEN RETURN NULL; END IF;
     UPDATE master_keys SET rewrapped = rewrapped + amount WHERE key_id = new_key AND state = 'active';
     IF NOT FOUND THEN RETURN NULL; END IF;

@@ -1,3 +1,7 @@
+-- name: starts_wait_time
+-- Another start may be reading a slow source. One that stands still with the lock loses its connection.
+SELECT set_config('lock_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '120s', true);
+
 -- name: master_keys_lock
 SELECT pg_advisory_xact_lock(7301002);
 
@@ -104,7 +108,8 @@ RETURNING number, nonce;
 -- To the end of the transaction; also says where the rotation is.
 UPDATE key_fence SET step = %(step)s, done = CASE WHEN step = %(step)s THEN done ELSE 0 END, total = %(total)s,
        updated_at = now()
-WHERE number = %(number)s AND nonce = %(nonce)s RETURNING number;
+WHERE number = %(number)s AND nonce = %(nonce)s AND NOT EXISTS (SELECT FROM instance WHERE sealed_at IS NOT NULL)
+RETURNING number;
 
 -- name: fence_release
 UPDATE key_fence SET step = '', done = 0, total = 0, started_at = NULL, updated_at = now()
