@@ -165,4 +165,5 @@ def test_what_a_good_command_changes_is_seen(machine: Machine, run: Run, known: 
         company = run("company", "create", "Seen", "--json").json["id"]
         assert run("agent", "create", "ann", "--company", company).status == 0
         after = elsewhere.state()
+        assert before is not None and after is not None
         assert {"companies", "agents", "secrets"} <= {name for name in after if after[name] != before[name]}

@@ -168,6 +168,7 @@ async def test_nobody_but_an_owner_unseals_it_and_which_part_was_wrong_is_not_sa
         # The right code was not used up by any of that.
         assert (await browser.post("/unseal", data=right)).status_code == 303
     # Nobody had the keys to write that down with; it is written when somebody has.
+    refused = await _refused(own)
     for _ in range(100):
         refused = await _refused(own)
         if sum(1 + event.get("repeated", 0) for event in refused) - before >= 4:
