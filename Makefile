@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 PYTHON ?=
-WORKERS ?= 2
+WORKERS ?= 3
 SOURCES ?=
 ARGS ?=
 export PYTHON

@@ -212,7 +212,7 @@ async def test_where_the_keys_cannot_be_had_a_stranger_is_not_told_where_they_ar
     key.rename(away)
     try:
         async with _client(fronts[0], own, **HTML) as browser:
-            stranger = await browser.post("/unseal", data=FORM)
+            stranger = await browser.post("/unseal", data={**FORM, "name": "a stranger"})
             right = {"name": opener.operator.name, "password": PASSWORD, "code": _code(opener, 1)}
             found = await browser.post("/unseal", data=right)
     finally:

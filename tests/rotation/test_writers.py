@@ -179,7 +179,8 @@ async def test_one_without_the_new_key_never_seals_under_the_old_one_and_fetches
                 assert (error.exit_status, error.reason) == (75, "key_not_here_yet")
             # Nor does it open what is sealed under it; the row is not called altered.
             refused = await outcome(opened(other, place, secret))
-            assert isinstance(refused, UnknownKey)
+            # Nor could it record that it does: the new audit key is sealed under it as well.
+            assert isinstance(refused, UnknownKey | Unavailable)
             assert new in refused.sentence
             assert refused.hint
             assert place.secrets() == before

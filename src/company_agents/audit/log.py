@@ -202,7 +202,9 @@ class AuditLog:
         problem = error if isinstance(error, CompanyAgentsError) else Failed("the audit event could not be written")
         for pending in batch:
             if pending.waiter is not None and not pending.waiter.done():
-                pending.waiter.set_exception(Unavailable(f"the audit log cannot be written: {problem.sentence}"))
+                pending.waiter.set_exception(
+                    Unavailable(f"the audit log cannot be written: {problem.sentence}", hint=problem.hint)
+                )
         # What nobody waits for is tried again with what comes next; what somebody waited for was refused.
         kept = [pending for pending in batch if pending.waiter is None]
         self._queue[:0] = kept[-MOST_FOLDS:]

@@ -27,15 +27,17 @@ class AuditKeys:
         """The number and the value of the key that links new events; created where there is none yet."""
         if self._newest is None:
             keys = await self.all()
-            if not keys:
-                await self._create(1)
+            needed = await self._needed()
+            if not keys or max(keys) < needed:
+                # None yet; or secrets of an earlier time were brought back, and chains are further on.
+                await self._create(needed + 1)
                 keys = await self.all()
             self._newest = max(keys.items())
         return self._newest
 
     async def renew(self) -> int:
         """Let new events be linked with a new key. Returns its number."""
-        number = max(await self.all()) + 1
+        number = max(await self._needed(), *await self.all()) + 1
         await self._create(number)
         self.forget()
         return number
@@ -50,6 +52,12 @@ class AuditKeys:
         async with self.db.committer_transaction() as tx:
             rows = await tx.all("audit_keys")
         return {int(row["name"].rpartition("/")[2]): await self.store.open_row(row) for row in rows}
+
+    async def _needed(self) -> int:
+        """The number under which chains go on at least; 0: there is none yet."""
+        async with self.db.committer_transaction() as tx:
+            row = await tx.one("audit_key_of_head")
+        return int(row["audit_key"]) if row else 0
 
     async def _create(self, number: int) -> None:
         try:

@@ -33,6 +33,10 @@ SELECT seq, record FROM audit_events WHERE chain = %(chain)s AND seq > %(after)s
 -- name: audit_chains
 SELECT DISTINCT chain FROM audit_events ORDER BY chain;
 
+-- name: audit_key_of_head
+-- Under which audit key the chain of the instance goes on.
+SELECT h.audit_key FROM audit_heads h JOIN instance i ON i.id = h.chain;
+
 -- name: audit_chains_before
 -- The chains of companies that go on under an older audit key than this.
 SELECT h.chain FROM audit_heads h JOIN companies c ON c.id = h.chain WHERE h.audit_key < %(number)s ORDER BY h.chain;
