@@ -25,6 +25,12 @@ def harden() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def step_back() -> None:
+    """Let others go first from now on: what this process does is long, and nobody waits for it."""
+    with contextlib.suppress(OSError):
+        os.nice(10)
+
+
 def wipe_environment(names: Iterable[str]) -> None:
     """
     Forget variables that may hold a secret: for our children, and in the block that the kernel shows as

@@ -15,6 +15,7 @@ from company_agents.cli.help import PlainCommand
 from company_agents.cli.options import AsJson, GoneKeyId, KeyId
 from company_agents.cli.terminal import Result, count, plain, short_time
 from company_agents.errors import Exit, WrongUsage
+from company_agents.hardening import step_back
 
 group = noun("key", "The master key.")
 
@@ -109,6 +110,7 @@ async def rotate(
     """Bring a new master key and move every secret to it, while everything runs. Ctrl-C is safe at any moment."""
     if finish and (dry_run or compromised):
         raise WrongUsage("--finish goes alone", hint="what was begun is finished as it was begun")
+    step_back()
     with progress.shown(session.json) as say:
         if dry_run:
             return _foreseen(await session.app.rotator.foresee(compromised=compromised, say=say), compromised)
