@@ -166,6 +166,9 @@ SELECT id, host, process, version, key_ids, problem, started_at, seen_at,
        abs(extract(epoch FROM now() - seen_at)) < %(alive)s AS alive
 FROM replicas ORDER BY started_at, id;
 
+-- name: replicas_alive
+SELECT EXISTS (SELECT FROM replicas WHERE abs(extract(epoch FROM now() - seen_at)) < %s);
+
 -- name: replicas_forget
 DELETE FROM replicas WHERE id = %(id)s OR seen_at < now() - interval '1 day';
 
