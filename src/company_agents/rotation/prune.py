@@ -56,6 +56,8 @@ class Pruner:
             SourceReadOnly: nothing can be taken away there.
             Busy: somebody else rotates or prunes, or a backup is being made.
         """
+        # What became of a key that goes now could not be said any more afterwards.
+        await record_states(self.db, self.audit, self.audit_keys, who=who)
         async with Fence.taken(self.db) as fence:
             async with fence.step("prune") as tx:
                 states = await tx.all("master_keys_list")
