@@ -5,14 +5,18 @@ What is sealed for an integration: the token together with where it may go. docs
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
 
 from company_agents.errors import Failed, Tampered, WrongUsage
+from company_agents.integrations.oauth.model import Consent, Endpoints
 from company_agents.integrations.provider import Provider
 from company_agents.outgoing.destination import Destination, Placement
 from company_agents.sensitive import Sensitive
 
-FORMAT = 1
+# 1: an API token. 2: a consent beside it.
+FORMATS = (1, 2)
 # Shorter ones could not be told from ordinary text when replies and logs are searched for them.
 LEAST_TOKEN = 8
 MOST_TOKEN = 16 * 1024
@@ -20,24 +24,24 @@ MOST_TOKEN = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """An API token and its destination. Whoever can write to the database cannot part them."""
+    """
+    A token and its destination, and the consent that renews it. Whoever can write to the database cannot part them.
+    """
 
     destination: Destination
     token: Sensitive
+    consent: Consent | None = None
 
     def sealed_form(self) -> Sensitive:
         """The value that goes to the secret store: JSON, UTF-8."""
-        return Sensitive(
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "destination": json.loads(self.destination.to_json()),
-                    "token": self.token.reveal_text(),
-                },
-                sort_keys=True,
-                separators=(",", ":"),
-            )
-        )
+        value: dict[str, Any] = {
+            "format": 1 if self.consent is None else 2,
+            "destination": json.loads(self.destination.to_json()),
+            "token": self.token.reveal_text(),
+        }
+        if self.consent is not None:
+            value["consent"] = _consent_form(self.consent)
+        return Sensitive(json.dumps(value, sort_keys=True, separators=(",", ":")))
 
     @classmethod
     def opened(cls, value: Sensitive) -> Credential:
@@ -46,18 +50,52 @@ class Credential:
             Failed: a format that this version does not know.
             Tampered: another kind of secret; the row that names it was altered.
         """
-        try:
-            found = json.loads(value.reveal())
-        except ValueError:
-            # Not as a cause: that error holds the whole text, which is a secret of another kind.
-            found = None
-        if not isinstance(found, dict):
+        found = opened_object(value)
+        if found is None or "destination" not in found:
             raise Tampered(
                 "what the integration names is a secret, but no credential", hint="connect the integration again"
             )
-        if found.get("format") != FORMAT:
+        if found.get("format") not in FORMATS:
             raise Failed("this credential was sealed in a format that is not known", hint="start a newer version")
-        return cls(Destination.from_json(json.dumps(found["destination"])), Sensitive(found["token"]))
+        consent = _consent(found["consent"]) if found["format"] == 2 else None
+        return cls(Destination.from_json(json.dumps(found["destination"])), Sensitive(found["token"]), consent)
+
+
+def opened_object(value: Sensitive) -> dict[str, Any] | None:
+    """A sealed JSON object, or None where it is something else."""
+    try:
+        found = json.loads(value.reveal())
+    except ValueError:
+        # Not as a cause: that error holds the whole text, which is a secret of another kind.
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _consent_form(consent: Consent) -> dict[str, Any]:
+    return {
+        "flow": consent.flow,
+        "client_id": consent.client_id,
+        "endpoints": asdict(consent.endpoints),
+        "refresh": consent.refresh.reveal_text() if consent.refresh else None,
+        "expires_at": consent.expires_at.isoformat() if consent.expires_at else None,
+        "refresh_expires_at": consent.refresh_expires_at.isoformat() if consent.refresh_expires_at else None,
+        "scopes": list(consent.scopes),
+        "installation": consent.installation,
+    }
+
+
+def _consent(form: dict[str, Any]) -> Consent:
+    refresh, expires, ends = form["refresh"], form["expires_at"], form["refresh_expires_at"]
+    return Consent(
+        flow=form["flow"],
+        client_id=form["client_id"],
+        endpoints=Endpoints(**form["endpoints"]),
+        refresh=Sensitive(refresh) if refresh else None,
+        expires_at=datetime.fromisoformat(expires) if expires else None,
+        refresh_expires_at=datetime.fromisoformat(ends) if ends else None,
+        scopes=tuple(form["scopes"]),
+        installation=form["installation"],
+    )
 
 
 def check_token(token: Sensitive) -> Sensitive:
@@ -101,4 +139,5 @@ def destination_for(
         placement = Placement.header(header, "Bearer {token}" if header.lower() == "authorization" else "{token}")
     else:
         placement = Placement(place.kind, place.name, place.template)
-    return Destination.at(url, placement, allow_private=allow_private)
+    extra = provider.extra_hosts if base_url is None else ()
+    return Destination.at(url, placement, allow_private=allow_private, extra_hosts=extra)
