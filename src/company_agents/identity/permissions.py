@@ -58,6 +58,7 @@ class Permission(StrEnum):
     INTEGRATION_DELETE = "company:integration:delete"
     INTEGRATION_CHECK = "company:integration:check"
     INTEGRATION_USE = "company:integration:use"
+    PROVIDER_CONFIGURE = "company:provider:configure"
     TASK_READ = "company:task:read"
     TASK_WRITE = "company:task:write"
     MEMORY = "agent:memory:own"
@@ -93,6 +94,7 @@ TABLE: dict[Permission, Who] = {
     Permission.INTEGRATION_CHECK: _OPERATOR,
     # Only who works for the company uses its credentials; an operator manages them and never sends with them.
     Permission.INTEGRATION_USE: _AGENT,
+    Permission.PROVIDER_CONFIGURE: _OPERATOR,
     Permission.TASK_READ: _VIEWER | _AGENT,
     Permission.TASK_WRITE: _OPERATOR | _AGENT,
     Permission.MEMORY: _AGENT,
@@ -106,6 +108,7 @@ DANGEROUS = frozenset(
         Permission.INTEGRATION_ALLOW,
         Permission.INTEGRATION_ROTATE,
         Permission.INTEGRATION_DELETE,
+        Permission.PROVIDER_CONFIGURE,
         Permission.AGENT_TOKEN,
         Permission.OPERATOR_MANAGE,
         Permission.MEMBER_MANAGE,
