@@ -32,6 +32,7 @@ from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.request import Requests
 from company_agents.integrations.turns import Turns
+from company_agents.integrations.versions import Versions
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
@@ -145,7 +146,7 @@ async def open_app(
         identity = Identity(db, store, audit)
         operators = Operators(db, store, audit)
         providers = Providers()
-        integrations = Integrations(store, audit, outgoing, providers)
+        integrations = Integrations(store, audit, outgoing, providers, Versions(store))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)

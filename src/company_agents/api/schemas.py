@@ -185,9 +185,14 @@ class IntegrationOut(Out):
     provider: str
     name: str
     destination: str
-    status: Literal["connected", "needs attention"]
+    status: Literal["connected", "expiring", "refreshing", "needs attention"]
     status_reason: str
+    status_hint: str = Field(description="what to do about it, in a sentence")
     status_since: datetime
+    kind: Literal["token", "consent"]
+    account: str = Field(description="whose credential it is, where the provider says so")
+    expires_at: datetime | None = Field(description="when the present access token ends, where that is known")
+    rotate_every: int | None = Field(description="days after which a rotation is asked for")
     scopes: list[str]
     allow_all: bool
     agents: list[UUID]

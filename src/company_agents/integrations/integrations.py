@@ -22,7 +22,9 @@ from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import Credential, check_token, destination_for
 from company_agents.integrations.probe import Proof, probe
 from company_agents.integrations.provider import Provider, Providers
+from company_agents.integrations.versions import Versions
 from company_agents.outgoing.client import Outgoing
+from company_agents.outgoing.destination import Destination
 from company_agents.secret_store.store import SecretStore, Use
 from company_agents.sensitive import Sensitive
 
@@ -42,6 +44,11 @@ class Integration:
     status: str
     status_reason: str
     status_since: datetime
+    status_hint: str
+    kind: str
+    account: str
+    expires_at: datetime | None
+    rotate_every: int | None
     scopes: list[str]
     allow_all: bool
     agents: list[UUID]
@@ -59,6 +66,7 @@ class Integrations:
     audit: AuditLog
     outgoing: Outgoing
     providers: Providers
+    versions: Versions
 
     async def list(self, caller: Caller, after: str | None = None, limit: int = 50) -> Page[Integration]:
         """The integrations, oldest first; for an agent, those that it may use."""
@@ -104,9 +112,30 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_CONNECT)
         provider = self.providers.get(provider_name)
-        name = good_name(provider.name if name is None else name, "an integration")
         destination = destination_for(provider, base_url, allow_private=allow_private_network, header=header)
         credential = Credential(destination, check_token(token))
+        return await self.establish(caller, provider, credential, name=name, allow=allow, allow_all=allow_all)
+
+    async def establish(
+        self,
+        caller: Caller,
+        provider: Provider,
+        credential: Credential,
+        *,
+        name: str | None = None,
+        allow: Sequence[UUID] = (),
+        allow_all: bool = False,
+        account: str = "",
+    ) -> Integration:
+        """
+        Make an integration of a credential that is at hand. It is tried at the provider first. `account` is whose it is,
+        where that is known and the probe does not say.
+
+        Raises:
+            NotFound, ProbeFailed, Conflict: as for `connect`.
+        """
+        caller.require(Permission.INTEGRATION_CONNECT)
+        name = good_name(provider.name if name is None else name, "an integration")
         integration_id = uuid4()
         # Before the probe: a name that is taken is not worth a call.
         await self._check_free(caller.scope, name, allow)
@@ -118,18 +147,10 @@ class Integrations:
                 company_id=caller.scope.company_id,
                 provider=provider.name,
                 name=name,
-                destination=destination.origin,
-                scopes=list(proof.scopes),
                 allow_all=allow_all,
+                **_seen(credential, proof, account),
             )
-            secret = await self.store.put(tx, secret_name(integration_id, 1), credential.sealed_form())
-            await tx.run(
-                "version_insert",
-                company_id=caller.scope.company_id,
-                integration_id=integration_id,
-                version=1,
-                secret_id=secret,
-            )
+            await self.versions.add(tx, integration_id, 1, credential)
             for agent_id in dict.fromkeys(allow):
                 await tx.run(
                     "integration_allow",
@@ -142,7 +163,7 @@ class Integrations:
                 "integration.connected",
                 integration_id,
                 provider=provider.name,
-                host=destination.host,
+                host=credential.destination.host,
                 allowed="all" if allow_all else [*allow],
             )
         return await self.get(caller, integration_id)
@@ -154,39 +175,46 @@ class Integrations:
 
         Raises:
             NotFound, WrongUsage, ProbeFailed: as for `connect`.
+            Conflict: somebody else rotated it meanwhile.
         """
         caller.require(Permission.INTEGRATION_ROTATE)
         token = check_token(token)
-        integration = await self.get(caller, integration_id)
-        provider = self.providers.get(integration.provider)
-        version = integration.version + 1
-        # The destination is taken from the sealed credential, never from the row beside it.
+        destination = await self.destination(caller, integration_id)
+        return await self.supersede(caller, integration_id, Credential(destination, token))
+
+    async def destination(self, caller: Caller, integration_id: UUID) -> Destination:
+        """
+        Where the present credential may go, for a new one in its place: from what is sealed, never from the row beside it.
+
+        Raises:
+            NotFound: no such integration.
+        """
+        caller.require(Permission.INTEGRATION_ROTATE)
         async with self._opened(caller, integration_id, "rotate") as (_, present, use):
             use.ended("opened")
-        credential = Credential(present.destination, token)
-        proof = await self._probed(caller, provider, credential, integration_id, version=version)
+        return present.destination
+
+    async def supersede(
+        self, caller: Caller, integration_id: UUID, credential: Credential, *, account: str = ""
+    ) -> Integration:
+        """
+        Make a credential that is at hand the current version. It is tried first; if the provider does not accept it, the
+        old one stays.
+
+        Raises:
+            NotFound, ProbeFailed: as for `connect`.
+            Conflict: somebody else rotated it meanwhile.
+        """
+        caller.require(Permission.INTEGRATION_ROTATE)
+        integration = await self.get(caller, integration_id)
+        provider = self.providers.get(integration.provider)
+        proof = await self._probed(caller, provider, credential, integration_id, version=integration.version + 1)
         async with caller.scope.transaction() as tx:
             held = await _held(tx, integration_id)
             if held["version"] != integration.version:
                 raise Conflict("somebody else rotated it just now", hint="look at it again")
-            secret = await self.store.put(tx, secret_name(integration_id, version), credential.sealed_form())
-            # No run holds the old version, so it goes at once.
-            await tx.run("version_retire", integration_id=integration_id, version=integration.version)
-            await self.store.delete(tx, held["secret_id"])
-            await tx.run(
-                "version_insert",
-                company_id=caller.scope.company_id,
-                integration_id=integration_id,
-                version=version,
-                secret_id=secret,
-            )
-            await tx.run(
-                "integration_status",
-                id=integration_id,
-                status=CONNECTED,
-                reason="",
-                scopes=list(proof.scopes) or None,
-            )
+            version = await self.versions.supersede(tx, integration_id, held, credential)
+            await tx.run("integration_superseded", id=integration_id, **_seen(credential, proof, account))
             await self._record(caller, "integration.rotated", integration_id, version=version)
         return await self.get(caller, integration_id)
 
@@ -338,6 +366,17 @@ class Integrations:
         )
 
 
+def _seen(credential: Credential, proof: Proof, account: str) -> dict[str, Any]:
+    """What an integration's row says of its credential."""
+    consent = credential.consent
+    return {
+        "destination": credential.destination.origin,
+        "kind": "token" if consent is None else "consent",
+        "account": proof.account or account,
+        "scopes": [*(proof.scopes or (consent.scopes if consent else ()))],
+    }
+
+
 def _call_of(provider: Provider) -> dict[str, str]:
     call = provider.probe
     return {"method": call.method, "path": path_template(call.path)} if call else {}
@@ -355,11 +394,6 @@ async def _current(tx: Any, integration_id: UUID) -> dict[str, Any]:
     if row is None:
         raise unknown_integration()
     return row
-
-
-def secret_name(integration_id: UUID, version: int) -> str:
-    """What a credential version's secret is called: indexed by the integration's id."""
-    return f"integration/{integration_id}/{version}"
 
 
 def unknown_integration() -> NotFound:
