@@ -10,7 +10,7 @@ import pytest
 from company_agents.errors import Refused, Unavailable
 from company_agents.outgoing import guard
 from company_agents.outgoing.addresses import Reach
-from company_agents.outgoing.client import Outgoing, OutgoingRequest, _tls
+from company_agents.outgoing.client import Outgoing, OutgoingRequest, tls_context
 from company_agents.outgoing.destination import Destination, Placement
 from company_agents.sensitive import Sensitive
 from company_agents.settings import read_settings
@@ -97,7 +97,7 @@ async def test_a_connection_made_for_a_private_network_is_not_used_by_a_call_tha
 async def test_an_address_in_the_place_of_a_name_is_judged_at_the_socket() -> None:
     # aiohttp does not ask its resolver about addresses; a destination with this one cannot be made,
     # so the connector is asked directly.
-    connector = guard.connector(Reach.PUBLIC, _tls(None), guard.resolve, 1)
+    connector = guard.connector(Reach.PUBLIC, tls_context(None), guard.resolve, 1)
     make_socket = connector._socket_factory
     assert make_socket
     with pytest.raises(guard.ForbiddenAddress):
@@ -172,7 +172,7 @@ def test_session_keys_are_not_written_where_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", f"{tmp_path}/keys")
-    assert _tls(None).keylog_filename is None
+    assert tls_context(None).keylog_filename is None
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class Outgoing:
         Open the pools: one per reach, so that no connection is used by a call whose guard would refuse it; and one for
         connections that serve once.
         """
-        tls = await asyncio.to_thread(_tls, self._ca_file)
+        tls = await asyncio.to_thread(tls_context, self._ca_file)
         self._sessions = {(reach, once): self._session(reach, tls, once) for reach in Reach for once in (False, True)}
 
     async def close(self) -> None:
@@ -286,7 +286,8 @@ def _too_large(limit: int) -> Refused:
     return Refused(f"the body of the request is larger than {limit} bytes")
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """What a connection of ours demands of TLS; `ca_file`: authorities that are trusted besides the system's."""
     # Not `create_default_context`: that one writes session keys where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # certificates and host names are checked
     context.minimum_version = ssl.TLSVersion.TLSv1_2
