@@ -145,7 +145,7 @@ async def open_app(
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
         identity = Identity(db, store, audit)
         operators = Operators(db, store, audit)
-        providers = Providers()
+        providers = Providers.at(settings.home)
         integrations = Integrations(store, audit, outgoing, providers, Versions(store))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)

@@ -203,11 +203,21 @@ def test_a_template_holds_the_token_once_and_is_printable(template: str) -> None
         Placement.header("Authorization", template)
 
 
+def test_a_token_that_is_a_pair_goes_into_basic_authentication_and_its_password_is_searched_for() -> None:
+    pair = Placement("basic", "Authorization", "{token}").place(Sensitive("me@x.example:a:password"))
+    encoded = b64encode(b"me@x.example:a:password")
+    assert pair.value.reveal() == b"Basic " + encoded
+    assert [found.reveal() for found in pair.searched] == [b"me@x.example:a:password", b"a:password", encoded]
+    for value in ("no-colon-in-it", ":password", "user:"):
+        with pytest.raises(WrongUsage, match="pair"):
+            Placement("basic", "Authorization", "{token}").place(Sensitive(value))
+
+
 def test_the_parts_of_basic_authentication_are_told_apart() -> None:
     with pytest.raises(WrongUsage):
         Placement.basic("a:b", "{token}")
     with pytest.raises(WrongUsage):
-        Placement("basic", "Authorization", "{token}")
+        Placement("basic", "Authorization", "x{token}")
     with pytest.raises(WrongUsage):
         Placement("query", "key", "x{token}")
 

@@ -120,10 +120,11 @@ def check_token(token: Sensitive) -> Sensitive:
 
 
 def destination_for(
-    provider: Provider, base_url: str | None, *, allow_private: bool, header: str | None
+    provider: Provider, base_url: str | None, *, allow_private: bool, header: str | None, consent: bool = False
 ) -> Destination:
     """
-    Where the credential may go: the provider's host, or the operator's own in its place.
+    Where the credential may go: the provider's host, or the operator's own in its place. `consent`: it is an access token
+    of OAuth, which some services take in another place.
 
     Raises:
         WrongUsage: an address or a header that will not do, or none where the provider has none.
@@ -131,10 +132,11 @@ def destination_for(
     # An empty address is none: it must not come to mean the provider's own.
     url = provider.base_url if base_url is None else base_url
     if url is None:
-        raise WrongUsage(f"{provider.title} has no address of its own", hint="give --base-url https://host")
-    if header is not None and provider.base_url is not None:
+        example = provider.address_hint or "https://host"
+        raise WrongUsage(f"{provider.title} has no address of its own", hint=f"give --base-url {example}")
+    if header is not None and (provider.base_url is not None or provider.address_hint):
         raise WrongUsage(f"where the credential goes is known for {provider.title}", hint="leave --header away")
-    place = provider.credential
+    place = provider.place(consent=consent)
     if header is not None:
         placement = Placement.header(header, "Bearer {token}" if header.lower() == "authorization" else "{token}")
     else:

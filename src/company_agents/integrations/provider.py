@@ -1,5 +1,6 @@
 """
-Providers as data: one TOML file each in `providers/`, checked by the schema here.
+Providers as data: one TOML file each in `providers/`, and in the folder of that name in the home; checked by the schema
+here. docs/providers.md has all fields for people.
 """
 
 from __future__ import annotations
@@ -7,13 +8,43 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from company_agents.errors import Failed, NotFound
+from company_agents.errors import NotFound, WrongUsage
+from company_agents.integrations.oauth.model import Endpoints
+from company_agents.integrations.provider_files import BadFile, BadText, Dropped, line_of
+from company_agents.outgoing.destination import Placement, parse_origin
+
+# Stands in the endpoints of a service where each customer has a host: that of the integration's own address.
+HOST = "{host}"
+
+
+def _origin(url: str) -> str:
+    try:
+        parse_origin(url)
+    except WrongUsage as error:
+        raise ValueError(error.sentence) from None
+    return url
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"this is no regular expression: {error}") from None
+    return text
+
+
+# A page for people, or an endpoint; http is for private networks, which is asked when it is connected.
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+([/?#]\S*)?$", max_length=1000)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=500)]
 
 
 class _Table(BaseModel):
@@ -21,18 +52,29 @@ class _Table(BaseModel):
 
 
 class CredentialPlace(_Table):
-    """Where the credential goes: into a header (with a template), a query parameter, or HTTP Basic."""
+    """
+    Where the credential goes: into a header (with a template), a query parameter, or HTTP Basic. The template of Basic is
+    `user:password` with the token as one of them, or the token alone where a person pastes both with a colon between.
+    """
 
     kind: Literal["header", "query", "basic"] = "header"
     name: str = "Authorization"
     template: str = Field(default="{token}", pattern=r"^[^{}]*\{token\}[^{}]*$")
 
+    @model_validator(mode="after")
+    def _can_be_filled(self) -> CredentialPlace:
+        try:
+            Placement(self.kind, self.name, self.template)
+        except WrongUsage as error:
+            raise ValueError(error.sentence) from None
+        return self
+
 
 class Scope(_Table):
     """Something that the credential should be allowed to do, in one plain sentence."""
 
-    name: str
-    why: str
+    name: Line = Field(min_length=1)
+    why: Line = Field(min_length=1)
 
 
 class Probe(_Table):
@@ -42,7 +84,7 @@ class Probe(_Table):
     """
 
     method: Literal["GET", "POST"] = "GET"
-    path: str
+    path: str = Field(pattern=r"^/[!-~]*$")
     body: str | None = None
     ok: str | None = None
     error: tuple[str, ...] = ()
@@ -71,18 +113,19 @@ class OAuth(_Table):
 
     `auth` is how a client shows who it is (RFC 6749, 2.3; `private_key_jwt`: RFC 7523). `pkce`: S256 is sent (RFC 7636);
     false only where the provider refuses it. `scope_separator` stands between scopes where that is not a space.
-    `parameters` are sent with the authorization request. `quirk` names a function of `oauth/quirks.py`, for what data
+    `parameters` are sent with the authorization request. `{host}` in an endpoint stands for the host of the integration's
+    own address. `credential` is where access tokens go, where that is not where API tokens go. `quirk` names a function of `oauth/quirks.py`, for what data
     cannot say.
     """
 
     flows: tuple[Literal["code", "client", "device", "github_app"], ...] = ("code",)
-    issuer: str | None = None
-    authorization_url: str | None = None
-    token_url: str | None = None
-    device_url: str | None = None
-    revocation_url: str | None = None
-    introspection_url: str | None = None
-    registration_url: str | None = None
+    issuer: Url | None = None
+    authorization_url: Url | None = None
+    token_url: Url | None = None
+    device_url: Url | None = None
+    revocation_url: Url | None = None
+    introspection_url: Url | None = None
+    registration_url: Url | None = None
     auth: Literal["basic", "post", "none", "private_key_jwt"] = "post"
     pkce: bool = True
     # RFC 9207: the reply says who made it.
@@ -111,8 +154,9 @@ class OAuth(_Table):
     one_consent: bool = False
     quirk: Literal["slack", "github_app", "shop"] | None = None
     # Where a person registers the client, and what is to be done there.
-    client_page: str | None = None
-    client_hint: str = ""
+    client_page: Url | None = None
+    client_hint: Line = ""
+    credential: CredentialPlace | None = None
     scopes: tuple[Scope, ...] = ()
 
     @model_validator(mode="after")
@@ -123,17 +167,26 @@ class OAuth(_Table):
                 raise ValueError(f"the flow {flow} needs an issuer, or its endpoints")
         return self
 
+    def urls(self) -> tuple[str, ...]:
+        """All endpoints that the file names."""
+        urls = (self.authorization_url, self.token_url, self.device_url, self.revocation_url)
+        return tuple(url for url in (*urls, self.introspection_url, self.registration_url) if url)
+
 
 class Provider(_Table):
-    """A service."""
+    """
+    A service. `base_url` is scheme and host; where each customer has a host, it is left out, and `address_hint` shows what
+    such an address looks like.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{1,39}$")
-    title: str
-    description: str
-    base_url: str | None = None
-    token_page: str | None = None
-    token_hint: str = ""
-    token_pattern: str | None = None
+    title: Line = Field(min_length=1, max_length=60)
+    description: Line = Field(min_length=1)
+    base_url: Origin | None = None
+    address_hint: Line = ""
+    token_page: Url | None = None
+    token_hint: Line = ""
+    token_pattern: Pattern | None = None
     credential: CredentialPlace = CredentialPlace()
     headers: dict[str, str] = Field(default_factory=dict)
     scopes: tuple[Scope, ...] = ()
@@ -145,54 +198,150 @@ class Provider(_Table):
     variables: tuple[str, ...] = ()
     # What stands in the probe's `error` field when the credential itself is refused, in the reply to any call.
     refused_codes: frozenset[str] = frozenset()
-    sources: tuple[str, ...] = Field(min_length=1)
+    # Where the facts in the file come from.
+    sources: tuple[Url, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_host(self) -> Provider:
+        urls = () if self.oauth is None else self.oauth.urls()
+        if self.base_url is not None and any(HOST in url for url in urls):
+            raise ValueError("base_url: there is one, so {host} in an endpoint stands for nothing")
+        return self
+
+    def place(self, *, consent: bool) -> CredentialPlace:
+        """Where an access token of OAuth goes, or an API token."""
+        return (self.oauth.credential if consent and self.oauth else None) or self.credential
+
+    def endpoints(self, base_url: str | None = None, *, allow_private: bool = False) -> Endpoints | None:
+        """
+        The authorization server as the file has it; None where it has no token endpoint: it is discovered from
+        `oauth.issuer`, or there is no OAuth.
+
+        Args:
+            base_url: the integration's own address, for a service where each customer has a host.
+
+        Raises:
+            WrongUsage: that address is needed and not there, or is none.
+        """
+        oauth = self.oauth
+        if oauth is None or oauth.token_url is None:
+            return None
+        if any(HOST in url for url in oauth.urls()):
+            if base_url is None:
+                raise WrongUsage(f"{self.title} has no address of its own", hint=f"give one like {self.address_hint}")
+            parse_origin(base_url)
+        # An origin was checked above: what follows the scheme is host and port.
+        host = (base_url or "").partition("://")[2].rstrip("/")
+
+        def at(url: str | None) -> str | None:
+            return url.replace(HOST, host) if url else None
+
+        return Endpoints(
+            token=oauth.token_url.replace(HOST, host),
+            issuer=oauth.issuer,
+            authorization=at(oauth.authorization_url),
+            device=at(oauth.device_url),
+            revocation=at(oauth.revocation_url),
+            introspection=at(oauth.introspection_url),
+            registration=at(oauth.registration_url),
+            iss_in_reply=oauth.iss_in_reply,
+            allow_private=allow_private,
+        )
 
     def looks_right(self, token: str) -> bool:
         """Whether a token looks like one of this provider's; anything does where the file does not say."""
         return self.token_pattern is None or re.fullmatch(self.token_pattern, token) is not None
 
 
+# What the schema says of a field, in plain words; else its own words are taken.
+_SAID = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "string_type": "is a text",
+    "tuple_type": "is a list",
+    "bool_type": "is true or false",
+    "bool_parsing": "is true or false",
+    "int_type": "is a whole number",
+    "int_parsing": "is a whole number",
+    "dict_type": "is a table",
+    "model_type": "is a table",
+}
+# Where a parser says what is wrong.
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+
+
 def read_provider(text: str, file_name: str) -> Provider:
     """
     Raises:
-        Failed: the file is no TOML or does not fit the schema; the sentence says where.
+        BadText: the text is no TOML or does not fit the schema; with the line, and the field.
     """
     try:
         provider = Provider.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise Failed(f"{file_name} is no TOML: {error}") from None
+        raise _no_toml(str(error), text) from None
+    except RecursionError:
+        raise BadText("this is nested too deeply") from None
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Failed(f"{file_name}: {where}: {first['msg'].lower()}") from None
+        said = _SAID.get(first["type"]) or first["msg"].removeprefix("Value error, ").lower()
+        raise BadText(f"{where}: {said}" if where else said, line_of(text, first["loc"])) from None
     if f"{provider.name}.toml" != file_name:
-        raise Failed(f"{file_name}: name: a provider is called like its file")
+        raise BadText("name: a provider is called like its file", line_of(text, ["name"]))
     return provider
 
 
+def _no_toml(said: str, text: str) -> BadText:
+    found = _AT_LINE.search(said)
+    line = int(found[1]) if found and found[1] else text.rstrip("\n").count("\n") + 1
+    return BadText(f"this is no TOML: {_AT_LINE.sub('', said).lower()}", line)
+
+
 @functools.cache
-def _shipped() -> dict[str, Provider]:
+def shipped() -> dict[str, Provider]:
+    """The providers that come with the package, by name."""
     folder = resources.files(__package__).joinpath("providers")
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     return {file.name.removesuffix(".toml"): read_provider(file.read_text("utf-8"), file.name) for file in files}
 
 
+def _taken(name: str) -> str | None:
+    # Whoever reads a provider's name on a page has to know which one it is.
+    return f"{name} is shipped: call yours otherwise, such as {name}-own" if name in shipped() else None
+
+
 @dataclass(frozen=True)
 class Providers:
-    """The providers that can be connected."""
+    """The providers that can be connected: the shipped ones, and those that an operator dropped into the home."""
+
+    dropped: Dropped[Provider] | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def at(cls, home: Path) -> Providers:
+        """With those in `<home>/providers`, which need not exist."""
+        return cls(dropped=Dropped(home / "providers", read_provider, _taken))
 
     def list(self) -> list[Provider]:
         """All of them, by name."""
-        return list(_shipped().values())
+        own = self.dropped.good() if self.dropped else {}
+        return [provider for _, provider in sorted([*shipped().items(), *own.items()])]
+
+    def bad_files(self) -> tuple[BadFile, ...]:
+        """Those of an operator's files that were refused."""
+        return tuple(self.dropped.bad()) if self.dropped else ()
 
     def get(self, name: str) -> Provider:
         """
         Raises:
-            NotFound: there is no such provider.
+            NotFound: there is no such provider, or its file was refused.
         """
-        try:
-            return _shipped()[name]
-        except KeyError:
-            raise NotFound(
-                "there is no such provider", hint="`company-agents provider list` shows them; `generic` takes any host"
-            ) from None
+        # A shipped one cannot be replaced, so that most calls need not look at the folder.
+        provider = shipped().get(name) or (self.dropped.good().get(name) if self.dropped else None)
+        if provider is not None:
+            return provider
+        for bad in self.bad_files():
+            if bad.file == f"{name}.toml":
+                raise NotFound("the file of this provider was refused", hint=f"mend it: {bad}")
+        raise NotFound(
+            "there is no such provider", hint="`company-agents provider list` shows them; `generic` takes any host"
+        )

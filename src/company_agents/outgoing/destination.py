@@ -44,7 +44,7 @@ class Placement:
     The place of a credential in a call.
 
     `template` holds `{token}` once: the header's value for `header`, `user:password` for `basic`
-    (RFC 7617), and nothing else for `query`.
+    (RFC 7617) or nothing else where the token is such a pair itself, and nothing else for `query`.
     """
 
     kind: Literal["header", "query", "basic"]
@@ -76,7 +76,8 @@ class Placement:
             raise WrongUsage("the template holds {token} once, and printable ASCII around it")
         if self.kind == "query" and self.template != _SLOT:
             raise WrongUsage("a query parameter is the credential and nothing else")
-        if self.kind == "basic" and (":" not in self.template or self.name != "Authorization"):
+        paired = ":" in self.template or self.template == _SLOT
+        if self.kind == "basic" and (not paired or self.name != "Authorization"):
             raise WrongUsage("the template of Basic authentication is user:password")
 
     def place(self, credential: Sensitive) -> Placed:
@@ -93,7 +94,17 @@ class Placement:
         if self.kind == "header":
             return Placed(self.name, None, Sensitive(filled), (credential,))
         pair = b64encode(filled.encode())
-        return Placed(self.name, None, Sensitive(b"Basic " + pair), (credential, Sensitive(pair)))
+        searched = (credential, *self._password(text), Sensitive(pair))
+        return Placed(self.name, None, Sensitive(b"Basic " + pair), searched)
+
+    def _password(self, text: str) -> tuple[Sensitive, ...]:
+        """The secret half of a pair, which an echo may have alone."""
+        if self.template != _SLOT:
+            return ()
+        user, _, password = text.partition(":")
+        if not user or not password:
+            raise WrongUsage("this service takes a pair: user:password, with the colon between")
+        return (Sensitive(password),)
 
 
 def _printable(credential: Sensitive) -> str:
