@@ -189,10 +189,19 @@ class Integrations:
         Raises:
             NotFound: no such integration.
         """
+        return (await self.present(caller, integration_id)).destination
+
+    async def present(self, caller: Caller, integration_id: UUID) -> Credential:
+        """
+        The present credential, for a new one in its place: where it may go, and how it was consented to.
+
+        Raises:
+            NotFound: no such integration.
+        """
         caller.require(Permission.INTEGRATION_ROTATE)
         async with self._opened(caller, integration_id, "rotate") as (_, present, use):
             use.ended("opened")
-        return present.destination
+        return present
 
     async def supersede(
         self, caller: Caller, integration_id: UUID, credential: Credential, *, account: str = ""
