@@ -134,7 +134,7 @@ def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
     Raises:
         WrongUsage: nothing came, too much did, or there is no terminal to ask on.
     """
-    with _interruptible():
+    with interruptible():
         if from_stdin:
             # Python has no standard input where the caller has closed it.
             value = sys.stdin.buffer.read(MOST_STDIN + 1) if sys.stdin else b""
@@ -160,7 +160,8 @@ def _typed(prompt: str) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
+    """Around a read that waits for somebody: Ctrl-C ends it."""
     # asyncio takes the first Ctrl-C to cancel the task with, which a blocked read would never notice.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

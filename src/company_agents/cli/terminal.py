@@ -116,6 +116,18 @@ def note(text: str) -> None:
     print(*map(visible, text.split("\n")), sep="\n", file=sys.stderr, flush=True)
 
 
+def ask(question: str) -> str | None:
+    """What somebody at the terminal answers, in one line; None where there is no answer any more (Ctrl-D)."""
+    print(visible(question), end=" ", file=sys.stderr, flush=True)
+    try:
+        answer = sys.stdin.readline()
+    except UnicodeDecodeError:
+        return ""
+    if not answer:
+        note("")
+    return answer.strip() if answer else None
+
+
 def can_redraw() -> bool:
     """Whether a line on standard error can be written over."""
     return sys.stderr.isatty()
