@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import opened_object
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Endpoints
-from company_agents.integrations.provider import OAuth, Provider, Providers
+from company_agents.integrations.provider import HOST, OAuth, Provider, Providers
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
 
@@ -85,19 +85,17 @@ class Clients:
             Rejected, NotNow, Uncertain: the issuer did not say where its endpoints are, or did not register us.
         """
         caller.require(Permission.PROVIDER_CONFIGURE)
-        provider = with_oauth(self.providers.get(provider_name), issuer)
-        oauth = provider.oauth
-        assert oauth is not None
+        provider, oauth = with_oauth(self.providers.get(provider_name), issuer)
         if register:
             if client_id or secret:
                 raise WrongUsage(
                     "a client that the server registers has no id yet", hint="give a client id, or --register"
                 )
-            endpoints = await self._endpoints(oauth, issuer, allow_private)
+            endpoints = await self._endpoints(provider, issuer, allow_private)
             client = await self._registered(provider, endpoints)
         else:
             _check(client_id, secret, auth or oauth.auth)
-            endpoints = await self._endpoints(oauth, issuer, allow_private)
+            endpoints = await self._endpoints(provider, issuer, allow_private)
             client = Client(client_id or "", auth or oauth.auth, endpoints, secret, key_id)
         facts = {"provider": provider.name, "host": urlsplit(endpoints.token).hostname, "client": client.id}
         await self.audit.append(caller.scope.company_id, "provider.configured", actor=caller.label, **facts)
@@ -164,22 +162,20 @@ class Clients:
             if row is not None:
                 await self.store.delete(tx, row["secret_id"])
 
-    async def _endpoints(self, oauth: OAuth, issuer: str, allow_private: bool) -> Endpoints:
+    async def _endpoints(self, provider: Provider, issuer: str, allow_private: bool) -> Endpoints:
+        oauth = provider.oauth
+        assert oauth is not None
+        if any(HOST in url for url in oauth.urls()):
+            # Each customer has a host there: what was given is its address, and names the server.
+            found = provider.endpoints(issuer or None, allow_private=allow_private)
+            assert found is not None
+            return replace(found, issuer=issuer)
         if issuer:
             return await self.calls.discover(issuer, allow_private=allow_private)
-        if oauth.token_url is None:
-            assert oauth.issuer is not None
-            return await self.calls.discover(oauth.issuer, allow_private=False)
-        return Endpoints(
-            token=oauth.token_url,
-            issuer=oauth.issuer,
-            authorization=oauth.authorization_url,
-            device=oauth.device_url,
-            revocation=oauth.revocation_url,
-            introspection=oauth.introspection_url,
-            registration=oauth.registration_url,
-            iss_in_reply=oauth.iss_in_reply,
-        )
+        if (known := provider.endpoints()) is not None:
+            return known
+        assert oauth.issuer is not None
+        return await self.calls.discover(oauth.issuer, allow_private=False)
 
     async def _registered(self, provider: Provider, endpoints: Endpoints) -> Client:
         if endpoints.registration is None:
@@ -215,9 +211,9 @@ class Clients:
         return ClientInfo(redirect_uri=self.redirect_uri(row["provider"]), **shown)
 
 
-def with_oauth(provider: Provider, issuer: str = "") -> Provider:
+def with_oauth(provider: Provider, issuer: str = "") -> tuple[Provider, OAuth]:
     """
-    A provider that has OAuth. One without an address of its own has it where its issuer is given.
+    A provider that has OAuth, and that. One that is any service has it where its issuer is given.
 
     Raises:
         WrongUsage: it has none, or the issuer is no address.
@@ -233,11 +229,12 @@ def with_oauth(provider: Provider, issuer: str = "") -> Provider:
         ):
             raise WrongUsage("this is not an issuer", hint="it is an address, as https://login.example.com")
     if provider.oauth is not None:
-        return provider
-    if provider.base_url is None and issuer:
-        return provider.model_copy(update={"oauth": OAuth(flows=("code", "client", "device"), issuer=issuer)})
-    if provider.base_url is None:
-        raise WrongUsage(f"{provider.title} has no issuer of its own", hint="give --issuer https://login.example.com")
+        return provider, provider.oauth
+    if provider.base_url is None and not provider.address_hint:
+        if not issuer:
+            raise WrongUsage("any service may have OAuth", hint="give its --issuer, as https://login.example.com")
+        oauth = OAuth(flows=("code", "client", "device"), issuer=issuer)
+        return provider.model_copy(update={"oauth": oauth}), oauth
     raise WrongUsage(f"{provider.title} has no OAuth", hint="connect it with a token")
 
 

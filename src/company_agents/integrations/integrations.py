@@ -138,7 +138,7 @@ class Integrations:
         name = good_name(provider.name if name is None else name, "an integration")
         integration_id = uuid4()
         # Before the probe: a name that is taken is not worth a call.
-        await self._check_free(caller.scope, name, allow)
+        await self.check_free(caller.scope, name, allow)
         proof = await self._probed(caller, provider, credential, integration_id, version=1)
         async with caller.scope.transaction() as tx:
             await tx.run(
@@ -337,7 +337,12 @@ class Integrations:
                         scopes=[*scopes] if scopes else None,
                     )
 
-    async def _check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
+    async def check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
+        """
+        Raises:
+            Conflict: there is an integration of this name.
+            NotFound: no such agent in this company.
+        """
         async with scope.transaction() as tx:
             if await tx.one("integration_named", name=name) is not None:
                 raise Conflict(f"there is an integration {name} already", hint="give another --name", code="duplicate")

@@ -44,3 +44,6 @@ DELETE FROM oauth_flows WHERE ends_at < now() - interval '1 hour' RETURNING id, 
 -- name: flows_ended
 UPDATE oauth_flows f SET secret_id = NULL FROM oauth_flows old
 WHERE f.id = old.id AND old.secret_id IS NOT NULL AND old.ends_at < now() RETURNING old.secret_id;
+
+-- name: flows_open
+SELECT count(*) AS count FROM oauth_flows WHERE used_at IS NULL AND ends_at > now();
