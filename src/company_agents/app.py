@@ -28,12 +28,14 @@ from company_agents.identity.identity import Identity
 from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
+from company_agents.integrations.importing import Importer
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.request import Requests
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import Versions
 from company_agents.keysources.base import KeySource, open_source
+from company_agents.keysources.document import read_document
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
 from company_agents.rotation.background import Background
@@ -84,6 +86,7 @@ class App:
     sessions: Sessions
     providers: Providers
     integrations: Integrations
+    importer: Importer
     requests: Requests
     tasks: Tasks
     memory: Memories
@@ -178,6 +181,7 @@ async def open_app(
             sessions=Sessions(db, store, audit, operators),
             providers=providers,
             integrations=integrations,
+            importer=Importer(integrations, providers, audit, lambda path: read_document(path, settings)),
             requests=Requests(
                 store, audit, outgoing, integrations, Turns(settings.company_calls, settings.call_timeout / 2)
             ),

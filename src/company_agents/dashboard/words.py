@@ -73,6 +73,7 @@ EVENTS = {
     "integration.probe": "Credential tried at the provider",
     "integration.probe_failed": "Credential not accepted by the provider",
     "integration.connected": "Integration connected",
+    "integration.imported": "Credential taken over from a file or Vault",
     "integration.rotated": "Credential rotated",
     "integration.allowed": "Agent allowed to use it",
     "integration.disallowed": "Agent no longer allowed to use it",

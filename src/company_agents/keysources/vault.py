@@ -70,6 +70,10 @@ class VaultSource:
         """Every field of ours; a document that is not there, or was deleted, is empty."""
         return await self._run(lambda: self._found(*self._read()))
 
+    async def fields(self) -> Fields:
+        """Whatever the document holds, as it stands there."""
+        return (await self._run(self._read))[1]
+
     async def check_writable(self, seen: Found) -> None:
         """Ask Vault what this token may do."""
         needed = {(self._data, "update"), (self._destroy, "update")}
