@@ -10,7 +10,20 @@ from collections.abc import Sequence
 import typer
 
 from company_agents import __version__
-from company_agents.cli import agent, audit, company, doctor, integration, key, operator, panic, provider, terminal, up
+from company_agents.cli import (
+    agent,
+    audit,
+    company,
+    doctor,
+    importing,
+    integration,
+    key,
+    operator,
+    panic,
+    provider,
+    terminal,
+    up,
+)
 from company_agents.cli.help import PlainGroup
 from company_agents.cli.usage import wrong_usage
 from company_agents.errors import CompanyAgentsError, Failed
@@ -27,6 +40,7 @@ cli = typer.Typer(
     cls=PlainGroup,
 )
 up.register(cli)
+importing.register(integration.group)
 for group in (company, agent, operator, provider, integration, key, audit):
     cli.add_typer(group.group)
 panic.register(cli)
