@@ -47,6 +47,7 @@ from company_agents.rotation.replica import Replica
 from company_agents.rotation.rotate import Rotator
 from company_agents.rotation.start import unlock
 from company_agents.rotation.status import Keys
+from company_agents.runs.runs import SWEEP_EVERY, Runs
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.secret_store.store import SecretStore
@@ -88,6 +89,7 @@ class App:
     integrations: Integrations
     importer: Importer
     requests: Requests
+    runs: Runs
     tasks: Tasks
     memory: Memories
     redactor: Redactor
@@ -150,6 +152,9 @@ async def open_app(
         operators = Operators(db, store, audit)
         providers = Providers.at(settings.home)
         integrations = Integrations(store, audit, outgoing, providers, Versions(store))
+        runs = Runs(db, store, audit, integrations.versions)
+        if long_lived:
+            await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
@@ -185,6 +190,7 @@ async def open_app(
             requests=Requests(
                 store, audit, outgoing, integrations, Turns(settings.company_calls, settings.call_timeout / 2)
             ),
+            runs=runs,
             tasks=Tasks(),
             memory=Memories(),
             redactor=redactor,

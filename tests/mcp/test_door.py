@@ -50,7 +50,7 @@ async def test_a_bad_token_is_refused_whatever_the_method(door: Served, method: 
             "status": 401,
             "detail": "this token is not good",
             "code": "unauthenticated",
-            "hint": "it may have been rotated, or its agent paused; an operator can issue a new one",
+            "hint": "it may have been rotated, its run ended, or its agent paused; an operator can issue a new one",
         }
 
 

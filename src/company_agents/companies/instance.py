@@ -44,6 +44,15 @@ class Instance:
         """
         return await self._located("locate_integration", integration_id, "integration")
 
+    async def company_of_run(self, run_id: UUID) -> UUID:
+        """
+        In which company a run is. For the command line: it sees all companies.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return await self._located("locate_run", run_id, "run")
+
     async def _located(self, query: str, row_id: UUID, what: str) -> UUID:
         async with self.db.instance_transaction() as tx:
             row = await tx.one(query, id=row_id)

@@ -14,7 +14,13 @@ from company_agents.db.database import Database
 from company_agents.errors import CompanyAgentsError, NotFound, Unauthenticated, Unavailable
 from company_agents.identity.permissions import Kind, Role, lower_role
 from company_agents.identity.principal import Caller, Principal, Via
-from company_agents.identity.tokens import read_agent_token, read_operator_token
+from company_agents.identity.tokens import (
+    OPERATOR_PREFIX,
+    RUN_PREFIX,
+    read_agent_token,
+    read_operator_token,
+    read_run_token,
+)
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
 
@@ -50,6 +56,42 @@ class Identity:
         principal = Principal(Kind.AGENT, row["agent_name"], Via.TOKEN, claim.agent_id, claim.company_id)
         return Caller(principal, CompanyScope(claim.company_id, self.db))
 
+    async def run(self, token: str) -> Caller:
+        """
+        The run of a token, in its company.
+
+        Raises:
+            Unauthenticated: not a token of ours, or bad; its run has ended, its lease has, or its agent is paused or retired.
+        """
+        claim = read_run_token(token)
+        if claim is None:
+            raise self._refused("malformed")
+        row = await self.db.look_up("run_token_lookup", claim.company_id, claim.run_id)
+        if row is None:
+            # The token of a run that has ended is deleted with its end.
+            raise self._refused("unknown or ended")
+        if Sensitive(token) != await self._stored(row):
+            raise self._refused("forged", run=claim.run_id)
+        if not row["is_good"]:
+            state = row["run_state"]
+            raise self._refused("lease ended" if state == "running" else state, run=claim.run_id)
+        if row["agent_state"] != "active":
+            raise self._refused(row["agent_state"], agent=row["agent_id"], run=claim.run_id)
+        self.store.used(claim.company_id, row["id"])
+        principal = Principal(
+            Kind.RUN, row["agent_name"], Via.TOKEN, row["agent_id"], claim.company_id, run_id=claim.run_id
+        )
+        return Caller(principal, CompanyScope(claim.company_id, self.db))
+
+    async def worker(self, token: str) -> Caller:
+        """
+        An agent, or one of its runs, in its company.
+
+        Raises:
+            Unauthenticated: see `agent` and `run`.
+        """
+        return await (self.run(token) if token.startswith(RUN_PREFIX) else self.agent(token))
+
     async def operator(self, token: str) -> Principal:
         """
         The operator of a token.
@@ -71,13 +113,13 @@ class Identity:
 
     async def bearer(self, token: str) -> Caller | Principal:
         """
-        An agent, in its company, or an operator. The prefix decides which, and a bad token of one kind is
+        An agent or a run, in its company, or an operator. The prefix decides which, and a bad token of one kind is
         never tried as another.
 
         Raises:
-            Unauthenticated: see `agent` and `operator`.
+            Unauthenticated: see `agent`, `run` and `operator`.
         """
-        return await (self.operator(token) if token.startswith("ca_op_") else self.agent(token))
+        return await (self.operator(token) if token.startswith(OPERATOR_PREFIX) else self.worker(token))
 
     async def in_company(self, principal: Principal, company_id: UUID) -> Caller:
         """
@@ -111,9 +153,9 @@ class Identity:
             # An altered row is a bad token to its caller; the log knows better.
             raise self._refused("does not open") from error
 
-    def _refused(self, reason: str, *, agent: UUID | None = None) -> Unauthenticated:
-        self.audit.refusal(None, "token.refused", reason=reason, agent=agent)
+    def _refused(self, reason: str, *, agent: UUID | None = None, run: UUID | None = None) -> Unauthenticated:
+        self.audit.refusal(None, "token.refused", reason=reason, agent=agent, run=run)
         return Unauthenticated(
             "this token is not good",
-            hint="it may have been rotated, or its agent paused; an operator can issue a new one",
+            hint="it may have been rotated, its run ended, or its agent paused; an operator can issue a new one",
         )

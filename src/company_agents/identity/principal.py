@@ -26,6 +26,8 @@ class Principal:
     """
     Somebody whose identity was proved: an operator, an agent, a run, or the user of the instance home.
 
+    Of a run, `id` and `name` are its agent's: it does what that may.
+
     `role` is what an operator is to the instance: owner, or viewer. `ceiling` is the highest role that they may
     use in a company this way: a token's may be lower than theirs.
     """
@@ -37,11 +39,12 @@ class Principal:
     company_id: UUID | None = None
     role: Role | None = None
     ceiling: Role | None = None
+    run_id: UUID | None = None
 
     @property
     def label(self) -> str:
-        """Who it is, for the audit log: `agent:<id>`, `operator:<id>`, `local:<user>`."""
-        return f"{self.kind}:{self.id or self.name}"
+        """Who it is, for the audit log: `agent:<id>`, `run:<id>`, `operator:<id>`, `local:<user>`."""
+        return f"{self.kind}:{self.run_id or self.id or self.name}"
 
     def require(self, permission: Permission) -> None:
         """

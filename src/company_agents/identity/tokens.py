@@ -15,6 +15,7 @@ from uuid import UUID
 from company_agents.sensitive import Sensitive
 
 AGENT_PREFIX = "ca_agent_"
+RUN_PREFIX = "ca_run_"
 OPERATOR_PREFIX = "ca_op_"
 RANDOM_BYTES = 32
 _CHECKSUM = 6
@@ -29,6 +30,14 @@ class AgentClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class RunClaim:
+    """What a run token says of itself, unproved."""
+
+    company_id: UUID
+    run_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorClaim:
     """What an operator token says of itself, unproved."""
 
@@ -40,6 +49,11 @@ def new_agent_token(company_id: UUID, agent_id: UUID) -> Sensitive:
     return _encode(AGENT_PREFIX, company_id.bytes + agent_id.bytes + secrets.token_bytes(RANDOM_BYTES))
 
 
+def new_run_token(company_id: UUID, run_id: UUID) -> Sensitive:
+    """A token: company id ‖ run id ‖ 32 random bytes."""
+    return _encode(RUN_PREFIX, company_id.bytes + run_id.bytes + secrets.token_bytes(RANDOM_BYTES))
+
+
 def new_operator_token(token_id: UUID) -> Sensitive:
     """A token: token id ‖ 32 random bytes."""
     return _encode(OPERATOR_PREFIX, token_id.bytes + secrets.token_bytes(RANDOM_BYTES))
@@ -49,6 +63,12 @@ def read_agent_token(token: str) -> AgentClaim | None:
     """The claim of an agent token, or None where it is not one, whole and with the right checksum."""
     payload = _decode(AGENT_PREFIX, token, 32 + RANDOM_BYTES)
     return AgentClaim(UUID(bytes=payload[:16]), UUID(bytes=payload[16:32])) if payload else None
+
+
+def read_run_token(token: str) -> RunClaim | None:
+    """The claim of a run token, or None where it is not one, whole and with the right checksum."""
+    payload = _decode(RUN_PREFIX, token, 32 + RANDOM_BYTES)
+    return RunClaim(UUID(bytes=payload[:16]), UUID(bytes=payload[16:32])) if payload else None
 
 
 def read_operator_token(token: str) -> OperatorClaim | None:

@@ -22,7 +22,7 @@ from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import Credential, check_token, destination_for
 from company_agents.integrations.probe import Proof, probe
 from company_agents.integrations.provider import Provider, Providers
-from company_agents.integrations.versions import Versions
+from company_agents.integrations.versions import Versions, current_version, held, unknown_integration
 from company_agents.outgoing.client import Outgoing
 from company_agents.outgoing.destination import Destination
 from company_agents.secret_store.store import SecretStore, Use
@@ -219,12 +219,20 @@ class Integrations:
         provider = self.providers.get(integration.provider)
         proof = await self._probed(caller, provider, credential, integration_id, version=integration.version + 1)
         async with caller.scope.transaction() as tx:
-            held = await _held(tx, integration_id)
-            if held["version"] != integration.version:
+            present = await held(tx, integration_id)
+            if present["version"] != integration.version:
                 raise Conflict("somebody else rotated it just now", hint="look at it again")
-            version = await self.versions.supersede(tx, integration_id, held, credential)
+            version = await self.versions.supersede(
+                tx,
+                integration_id,
+                present["version"],
+                credential,
+                caller.label,
+                kills=kills_others(provider, credential),
+            )
             await tx.run("integration_superseded", id=integration_id, **_seen(credential, proof, account))
             await self._record(caller, "integration.rotated", integration_id, version=version)
+        await self._revoke_retired(caller, integration_id)
         return await self.get(caller, integration_id)
 
     async def allow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:
@@ -306,12 +314,12 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_DELETE)
         async with caller.scope.transaction() as tx:
-            held = await _held(tx, integration_id)
+            present = await held(tx, integration_id)
             secrets = await tx.all("integration_secrets", id=integration_id)
             await tx.run("integration_delete", id=integration_id)
             for row in secrets:
                 await self.store.delete(tx, row["secret_id"])
-            await self._record(caller, "integration.deleted", integration_id, name=held["name"])
+            await self._record(caller, "integration.deleted", integration_id, name=present["name"])
 
     async def set_status(
         self,
@@ -328,7 +336,7 @@ class Integrations:
         """
         async with scope.transaction() as tx:
             with contextlib.suppress(NotFound):
-                if (await _held(tx, integration_id))["version"] == version:
+                if (await held(tx, integration_id))["version"] == version:
                     await tx.run(
                         "integration_status",
                         id=integration_id,
@@ -347,6 +355,11 @@ class Integrations:
             if await tx.one("integration_named", name=name) is not None:
                 raise Conflict(f"there is an integration {name} already", hint="give another --name", code="duplicate")
         await _agents_exist(scope, allow)
+
+    async def _revoke_retired(self, caller: Caller, integration_id: UUID) -> None:
+        # What was asked for is done by now; who sweeps up tries this again.
+        with contextlib.suppress(CompanyAgentsError):
+            await self.versions.revoke_retired(caller.scope, caller.label, integration_id)
 
     async def _probed(
         self, caller: Caller, provider: Provider, credential: Credential, integration_id: UUID, *, version: int
@@ -369,7 +382,7 @@ class Integrations:
     ) -> AsyncIterator[tuple[int, Credential, Use]]:
         """The current version, open for as long as it is used; `call` says what for."""
         async with caller.scope.transaction() as tx:
-            current = await _current(tx, integration_id)
+            current = await current_version(tx, integration_id)
         facts = {"integration": integration_id, "version": current["version"], "purpose": purpose, **call}
         async with self.store.use(caller.scope, current["secret_id"], actor=caller.label, **facts) as use:
             yield current["version"], Credential.opened(use.secret), use
@@ -391,28 +404,14 @@ def _seen(credential: Credential, proof: Proof, account: str) -> dict[str, Any]:
     }
 
 
+def kills_others(provider: Provider, credential: Credential) -> bool:
+    """Whether this consent has killed the one before it; runs that hold that one must move."""
+    return credential.consent is not None and provider.oauth is not None and provider.oauth.one_consent
+
+
 def _call_of(provider: Provider) -> dict[str, str]:
     call = provider.probe
     return {"method": call.method, "path": path_template(call.path)} if call else {}
-
-
-async def _held(tx: Any, integration_id: UUID) -> dict[str, Any]:
-    """What it has now, and nobody changes that before this transaction ends."""
-    # In two statements: one that has waited for a lock sees every other table as it was before it waited.
-    await tx.run("integration_hold", id=integration_id)
-    return await _current(tx, integration_id)
-
-
-async def _current(tx: Any, integration_id: UUID) -> dict[str, Any]:
-    row: dict[str, Any] | None = await tx.one("integration_current", id=integration_id)
-    if row is None:
-        raise unknown_integration()
-    return row
-
-
-def unknown_integration() -> NotFound:
-    """The same for one that does not exist, is another company's, or is not for this agent."""
-    return NotFound("this integration does not exist", hint="`company-agents integration list --company ID` shows them")
 
 
 async def _agents_exist(scope: CompanyScope, agents: Sequence[UUID]) -> None:

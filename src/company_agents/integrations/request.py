@@ -16,14 +16,15 @@ from uuid import UUID
 
 from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
-from company_agents.errors import Busy, CompanyAgentsError, Tampered, WrongUsage
+from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, WrongUsage
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import Credential
-from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION, Integrations, unknown_integration
+from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION, Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.turns import Turns
+from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
 from company_agents.secret_store.store import Gone, SecretStore
 from company_agents.sensitive import harmless
@@ -74,7 +75,7 @@ class Requests:
 
         Raises:
             NotFound: no such integration, or not for this agent; both read alike.
-            Refused: the call may not go there, or its reply may not come back.
+            Refused: the run was cut off from its version (`credential_cut`), the call may not go there, or its reply may not come back.
             TooMany: the company has as many calls under way as it may.
             Unavailable: the provider, or our own record, cannot be reached.
             WrongUsage: method, path, query, headers or body will not do.
@@ -125,9 +126,14 @@ class Requests:
             by: dict[str, Any] = {"id": UUID(integration), "name": None}
         except ValueError:
             by = {"id": None, "name": integration}
-        agent_id = caller.agent_id()
+        agent_id, run_id = caller.agent_id(), caller.principal.run_id
         async with caller.scope.transaction() as tx:
-            row = await tx.one("integration_for_use", agent_id=agent_id, **by)
+            which = {"agent_id": agent_id, "run_id": run_id, **by}
+            row = await tx.one("integration_for_use", **which)
+            if row is not None and run_id is not None and not row["is_pinned"]:
+                # Allowed after the run began: it is pinned at its first use.
+                await self.integrations.versions.pin(tx, run_id, agent_id, row["id"])
+                row = await tx.one("integration_for_use", **which)
             there = await tx.one("integration_there", **by) if row is None else None
         if row is None:
             # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
@@ -139,6 +145,14 @@ class Requests:
                 reason="not allowed" if there else "unknown",
             )
             raise unknown_integration()
+        if row["is_cut"]:
+            facts = {"actor": caller.label, "integration": row["id"], "version": row["version"], "reason": "cut"}
+            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
+            raise Refused(
+                "this run was cut off from the credential that it began with",
+                hint="nothing takes its place: a new run has the present one",
+                code="credential_cut",
+            )
         return row
 
     async def _judge(self, caller: Caller, provider: Provider, found: dict[str, Any], reply: OutgoingReply) -> None:

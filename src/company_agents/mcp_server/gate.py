@@ -68,7 +68,7 @@ class Gate:
         if not given or scheme.lower() != "bearer":
             return self._unauthenticated(Unauthenticated("this needs an agent's token", hint=_HOW), "")
         try:
-            caller = await self._app.identity.agent(token.strip())
+            caller = await self._app.identity.worker(token.strip())
         except Unauthenticated as error:
             return self._unauthenticated(error, ', error="invalid_token"')
         except CompanyAgentsError as error:
@@ -139,7 +139,7 @@ def mcp_door(app: App) -> McpDoor:
     return McpDoor(app)
 
 
-_HOW = "send `Authorization: Bearer ca_agent_…`; an operator can issue one"
+_HOW = "send `Authorization: Bearer ca_agent_…` or a run's `ca_run_…`; an operator can issue one"
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

@@ -35,5 +35,8 @@ SELECT company_id FROM agents WHERE id = %(id)s;
 -- name: locate_integration
 SELECT company_id FROM integrations WHERE id = %(id)s;
 
+-- name: locate_run
+SELECT company_id FROM runs WHERE id = %(id)s;
+
 -- name: audit_keys
 SELECT id, company_id, name, value, nonce, key_id FROM secrets WHERE company_id IS NULL AND name LIKE 'audit_key/%%';

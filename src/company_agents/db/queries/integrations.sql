@@ -23,12 +23,19 @@ WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s));
 
 -- name: integration_for_use
-SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id
-FROM integrations i JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
+-- For a run, the version that it is pinned to, also one that was cut; else the current one.
+SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id,
+       p.run_id IS NOT NULL AS is_pinned, coalesce(p.cut_at IS NOT NULL, false) OR v.state = 'retired' AS is_cut
+FROM integrations i
+LEFT JOIN run_pins p ON p.integration_id = i.id AND p.run_id = %(run_id)s::uuid
+JOIN credential_versions v ON v.integration_id = i.id
+    AND CASE WHEN p.run_id IS NULL THEN v.state = 'current' ELSE v.version = p.version END
 WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s))
   -- The door has looked; but a call may have waited for its turn since.
-  AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active');
+  AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active')
+  AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs r WHERE r.id = %(run_id)s
+        AND r.agent_id = %(agent_id)s AND r.state = 'running' AND r.lease_until > clock_timestamp()));
 
 -- name: integration_there
 SELECT id FROM integrations WHERE id = %(id)s::uuid OR name = %(name)s::text;
@@ -81,9 +88,51 @@ DELETE FROM integration_agents WHERE integration_id = %(integration_id)s AND age
 UPDATE integrations SET allow_all = %(on)s, updated_at = now() WHERE id = %(id)s;
 
 -- name: version_insert
-INSERT INTO credential_versions (company_id, integration_id, version, state, secret_id, expires_at, refresh_due_at)
-VALUES (%(company_id)s, %(integration_id)s, %(version)s, 'current', %(secret_id)s, %(expires_at)s, %(refresh_due_at)s);
+INSERT INTO credential_versions (company_id, integration_id, version, state, secret_id, consent, expires_at, refresh_due_at)
+VALUES (%(company_id)s, %(integration_id)s, %(version)s, 'current', %(secret_id)s, %(consent)s, %(expires_at)s,
+        %(refresh_due_at)s);
+
+-- name: version_drain
+UPDATE credential_versions SET state = 'draining' WHERE integration_id = %(integration_id)s AND state = 'current';
+
+-- name: versions_live
+SELECT version, secret_id FROM credential_versions
+WHERE integration_id = %(integration_id)s AND state <> 'retired' AND consent;
+
+-- name: versions_unheld
+SELECT v.version, v.secret_id, v.consent FROM credential_versions v
+WHERE v.integration_id = %(integration_id)s AND v.state = 'draining' AND NOT EXISTS (
+    SELECT FROM run_pins p JOIN runs r ON r.id = p.run_id
+    WHERE p.integration_id = v.integration_id AND p.version = v.version AND p.cut_at IS NULL AND r.state = 'running');
 
 -- name: version_retire
-UPDATE credential_versions SET state = 'retired', secret_id = NULL, retired_at = now(), refresh_due_at = NULL
+UPDATE credential_versions SET
+    state = 'retired', retired_at = now(), refresh_due_at = NULL,
+    secret_id = CASE WHEN %(keeps_secret)s THEN secret_id END,
+    revoke_after = CASE WHEN %(keeps_secret)s THEN now() END
 WHERE integration_id = %(integration_id)s AND version = %(version)s;
+
+-- name: version_claim
+-- Nobody else tries it for a while that grows.
+UPDATE credential_versions SET
+    revoke_tries = revoke_tries + 1, revoke_after = now() + interval '1 minute' * power(5, revoke_tries)
+WHERE (integration_id, version) = (
+    SELECT integration_id, version FROM credential_versions
+    WHERE state = 'retired' AND secret_id IS NOT NULL AND revoke_after <= now()
+      AND (%(integration_id)s::uuid IS NULL OR integration_id = %(integration_id)s)
+    ORDER BY revoke_after LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING integration_id, version, secret_id, revoke_tries;
+
+-- name: version_forget
+UPDATE credential_versions SET secret_id = NULL, revoke_after = NULL
+WHERE integration_id = %(integration_id)s AND version = %(version)s AND secret_id = %(secret_id)s;
+
+-- name: version_list
+SELECT v.version, v.state, v.created_at, v.expires_at, v.retired_at,
+       (SELECT count(*) FROM run_pins p JOIN runs r ON r.id = p.run_id
+        WHERE p.integration_id = v.integration_id AND p.version = v.version AND p.cut_at IS NULL
+          AND r.state = 'running') AS runs
+FROM credential_versions v WHERE v.integration_id = %(integration_id)s ORDER BY v.version DESC LIMIT 100;
+
+-- name: version_state
+SELECT state FROM credential_versions WHERE integration_id = %(integration_id)s AND version = %(version)s;

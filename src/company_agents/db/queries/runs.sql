@@ -1,0 +1,84 @@
+-- name: run_insert
+INSERT INTO runs (id, company_id, agent_id, state, purpose, fence, lease_until, started_at)
+VALUES (%(id)s, %(company_id)s, %(agent_id)s, 'running', %(purpose)s, 1,
+        clock_timestamp() + make_interval(secs => %(lease)s), clock_timestamp());
+
+-- name: run_get
+SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
+       r.started_at, r.ended_at
+FROM runs r
+WHERE r.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s);
+
+-- name: run_list
+SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
+       r.started_at, r.ended_at
+FROM runs r
+WHERE (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s) AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
+  AND (%(state)s::text IS NULL OR r.state = %(state)s)
+  AND (%(after_at)s::timestamptz IS NULL OR (r.created_at, r.id) > (%(after_at)s, %(after_id)s::uuid))
+ORDER BY r.created_at, r.id LIMIT %(limit)s;
+
+-- name: run_renew
+UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
+WHERE id = %(id)s AND fence = %(fence)s AND state = 'running' AND lease_until > clock_timestamp();
+
+-- name: run_end
+UPDATE runs SET state = %(state)s, reason = %(reason)s, ended_at = clock_timestamp()
+WHERE id = %(id)s AND fence = %(fence)s AND state = 'running' AND lease_until > clock_timestamp();
+
+-- name: run_cancel
+UPDATE runs SET state = 'cancelled', reason = %(reason)s, ended_at = clock_timestamp()
+WHERE id = %(id)s AND state IN ('queued', 'running');
+
+-- name: runs_expire
+UPDATE runs SET state = 'expired', reason = 'its lease ran out', ended_at = clock_timestamp()
+WHERE id IN (SELECT r.id FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
+             ORDER BY r.lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
+RETURNING id, agent_id, fence;
+
+-- name: run_token_lookup
+SELECT * FROM run_token_lookup(%s::uuid[], %s::uuid[]);
+
+-- name: companies_to_sweep
+SELECT company_id FROM companies_to_sweep();
+
+-- name: pins_hold
+-- Their current versions stay current to the end of the transaction; in one order, so that two never wait for each other.
+SELECT i.id FROM integrations i
+WHERE (%(integration_id)s::uuid IS NULL OR i.id = %(integration_id)s) AND (i.allow_all OR EXISTS (
+        SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s))
+ORDER BY i.id FOR SHARE;
+
+-- name: pins_insert
+INSERT INTO run_pins (company_id, run_id, integration_id, version)
+SELECT v.company_id, %(run_id)s, v.integration_id, v.version
+FROM credential_versions v WHERE v.integration_id = ANY (%(integrations)s) AND v.state = 'current'
+ON CONFLICT DO NOTHING;
+
+-- name: pins_of_run
+SELECT p.integration_id AS integration, i.name, p.version, p.pinned_at, p.cut_at
+FROM run_pins p JOIN integrations i ON i.id = p.integration_id
+WHERE p.run_id = %(run_id)s ORDER BY i.name;
+
+-- name: pins_cut
+UPDATE run_pins p SET cut_at = clock_timestamp()
+FROM runs r, credential_versions v
+WHERE p.integration_id = %(integration_id)s AND p.cut_at IS NULL AND r.id = p.run_id AND r.state = 'running'
+  AND v.integration_id = p.integration_id AND v.version = p.version
+  AND CASE WHEN %(version)s::int IS NOT NULL THEN p.version = %(version)s ELSE %(all)s OR v.state = 'draining' END
+RETURNING p.run_id, p.version;
+
+-- name: pins_move
+UPDATE run_pins p SET version = %(version)s
+FROM runs r
+WHERE p.integration_id = %(integration_id)s AND p.version = ANY (%(sources)s) AND p.cut_at IS NULL AND r.id = p.run_id
+  AND r.state = 'running';
+
+-- name: integrations_left
+-- Of a run that has ended: where it may have been the last to hold a version.
+SELECT DISTINCT p.integration_id AS id FROM run_pins p
+JOIN credential_versions v ON v.integration_id = p.integration_id AND v.version = p.version
+WHERE p.run_id = %(run_id)s AND v.state = 'draining';
+
+-- name: integrations_draining
+SELECT DISTINCT integration_id AS id FROM credential_versions WHERE state = 'draining';
