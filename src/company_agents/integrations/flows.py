@@ -61,6 +61,11 @@ class Ready:
     client: Client
     destination: Destination
 
+    def asked(self, flow: str, secret: Sensitive, session_id: UUID | None, **shown: str) -> Asked:
+        """What is sealed until the answer comes."""
+        endpoints = self.client.endpoints
+        return Asked(flow, self.wanted, self.client.id, endpoints, self.destination, secret, session_id, **shown)
+
 
 @dataclass(frozen=True)
 class Flows:
@@ -94,8 +99,7 @@ class Flows:
             challenge=challenge,
             scopes=ready.wanted.scopes,
         )
-        hashed = _hash(state)
-        await self.keep(caller, flow_id, ready, "code", verifier, ends_at, state_hash=hashed, session_id=session_id)
+        await self.keep(caller, flow_id, ready, ready.asked("code", verifier, session_id), ends_at, _hash(state))
         return Begun(flow_id, urlsplit(url).hostname or "", ends_at, url)
 
     async def finish(
@@ -115,7 +119,7 @@ class Flows:
         facts = {"provider": provider.name, "integration": asked.wanted.integration_id}
         try:
             code = read_callback(params, issuer=asked.endpoints.issuer, iss_required=asked.endpoints.iss_in_reply)
-            client = await self._same_client(caller, asked)
+            client = await self.same_client(caller, asked)
             granted = await self.calls.redeem(
                 provider,
                 client,
@@ -193,17 +197,11 @@ class Flows:
         caller: Caller,
         flow_id: UUID,
         ready: Ready,
-        flow: str,
-        secret: Sensitive,
+        asked: Asked,
         ends_at: datetime,
-        *,
         state_hash: bytes | None = None,
-        session_id: UUID | None = None,
     ) -> None:
         """Seal what was asked for, until the answer comes."""
-        asked = Asked(
-            flow, ready.wanted, ready.client.id, ready.client.endpoints, ready.destination, secret, session_id
-        )
         company_id, provider = caller.scope.company_id, ready.provider.name
         integration = ready.wanted.integration_id
         await self.audit.append(
@@ -213,7 +211,7 @@ class Flows:
             integration=integration,
             provider=provider,
             host=urlsplit(ready.client.endpoints.authorization or ready.client.endpoints.token).hostname,
-            flow=flow,
+            flow=asked.flow,
         )
         async with caller.scope.transaction() as tx:
             open_now = await tx.one("flows_open")
@@ -227,12 +225,12 @@ class Flows:
                 id=flow_id,
                 company_id=company_id,
                 provider=provider,
-                kind=flow,
+                kind=asked.flow,
                 integration_id=integration,
                 secret_id=secret_id,
                 ends_at=ends_at,
                 state_hash=state_hash,
-                session_id=session_id,
+                session_id=asked.session_id,
             )
 
     async def claim(self, scope: CompanyScope, flow_id: UUID, state_hash: bytes | None) -> dict[str, Any] | None:
@@ -325,7 +323,7 @@ class Flows:
             self._refuse(caller, provider, "mixed_up", "this answer came from another provider than the one asked")
         return asked
 
-    async def _same_client(self, caller: Caller, asked: Asked) -> Client:
+    async def same_client(self, caller: Caller, asked: Asked) -> Client:
         """
         The client that asked.
 

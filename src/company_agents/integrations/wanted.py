@@ -44,7 +44,7 @@ class Asked:
     """
     A consent that is being asked for. The destination and the endpoints are those of the moment when it was begun: what
     comes back goes nowhere else. `secret` is the PKCE verifier, or the device code; `session_id` is the session of the
-    person who began it, if it was begun in a browser.
+    person who began it, if it was begun in a browser. `user_code` and `link` are what a person is shown of a device flow.
     """
 
     flow: str
@@ -54,6 +54,8 @@ class Asked:
     destination: Destination
     secret: Sensitive
     session_id: UUID | None = None
+    user_code: str = ""
+    link: str = ""
 
     def sealed_form(self) -> Sensitive:
         """The value that goes to the secret store: JSON, UTF-8."""
@@ -70,6 +72,8 @@ class Asked:
             "destination": json.loads(self.destination.to_json()),
             "secret": self.secret.reveal_text(),
             "session_id": str(self.session_id) if self.session_id else None,
+            "user_code": self.user_code,
+            "link": self.link,
         }
         return Sensitive(json.dumps(form, sort_keys=True, separators=(",", ":")))
 
@@ -93,6 +97,8 @@ class Asked:
             Destination.from_json(json.dumps(found["destination"])),
             Sensitive(found["secret"]),
             UUID(found["session_id"]) if found["session_id"] else None,
+            found["user_code"],
+            found["link"],
         )
 
 

@@ -1,0 +1,121 @@
+"""
+The device flow (RFC 8628), for who has no browser here: a code and a link, and asking until the person has consented.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from company_agents.errors import CompanyAgentsError, NotFound, Refused
+from company_agents.identity.permissions import Permission
+from company_agents.identity.principal import Caller
+from company_agents.integrations.clients import with_oauth
+from company_agents.integrations.flows import Flows, Ready, flow_secret
+from company_agents.integrations.integrations import Integration
+from company_agents.integrations.oauth.device import INTERVAL, Pending
+from company_agents.integrations.oauth.model import NotNow, Uncertain
+from company_agents.integrations.wanted import Asked, Wanted
+
+# However long a provider lets it be.
+LONGEST = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """
+    A consent that is waited for: the person opens `link` and types `user_code`. Asked again after `interval` seconds.
+    """
+
+    id: UUID
+    user_code: str
+    link: str
+    interval: float
+    ends_at: datetime
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The device flows of a caller's company."""
+
+    flows: Flows
+
+    async def begin(self, caller: Caller, wanted: Wanted, *, session_id: UUID | None = None) -> Waiting:
+        """
+        Ask the provider for a code. `session_id`: nobody but that session ends it.
+
+        Raises:
+            As `Flows.begin`, and what the provider says.
+        """
+        flows, flow_id = self.flows, uuid4()
+        ready = await flows.ready(caller, wanted, "device")
+        code = await flows.calls.begin_device(ready.provider, ready.client, ready.wanted.scopes)
+        ends_at = datetime.now(UTC) + min(timedelta(seconds=code.expires_in), LONGEST)
+        link = code.complete_uri or code.verification_uri
+        asked = ready.asked("device", code.device_code, session_id, user_code=code.user_code, link=link)
+        await flows.keep(caller, flow_id, ready, asked, ends_at)
+        return Waiting(flow_id, code.user_code, link, code.interval, ends_at)
+
+    async def poll(
+        self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None, interval: float = INTERVAL
+    ) -> Integration | Waiting:
+        """
+        Ask whether the person has consented; if so, the credential is tried at the provider and kept.
+
+        Raises:
+            NotFound: there is no such flow, or it is another session's.
+            Refused: it has ended.
+            Rejected: the person said no, or the code is too old. Recorded.
+        """
+        asked, ends_at = await self._open(caller, flow_id, session_id)
+        flows, provider = (
+            self.flows,
+            with_oauth(self.flows.providers.get(asked.wanted.provider), asked.wanted.issuer)[0],
+        )
+        client = await flows.same_client(caller, asked)
+        try:
+            found = await flows.calls.poll_device(provider, client, asked.secret, interval=interval)
+        except (NotNow, Uncertain):
+            # RFC 8628, 3.5: as slow again. If it had been granted, the next question says that the code was used.
+            found = Pending(interval * 2)
+        except CompanyAgentsError as error:
+            await flows.claim(caller.scope, flow_id, None)
+            flows.audit.refusal(
+                caller.scope.company_id,
+                "consent.refused",
+                actor=caller.label,
+                provider=provider.name,
+                reason=error.reason,
+            )
+            raise
+        if isinstance(found, Pending):
+            return Waiting(flow_id, asked.user_code, asked.link, found.interval, ends_at)
+        if await flows.claim(caller.scope, flow_id, None) is None:
+            raise _over()
+        ready = Ready(asked.wanted, provider, client, asked.destination)
+        return await flows.settle(caller, ready, "device", found)
+
+    async def cancel(self, caller: Caller, flow_id: UUID) -> None:
+        """No longer wait for a consent."""
+        caller.require(Permission.INTEGRATION_CONNECT)
+        await self.flows.claim(caller.scope, flow_id, None)
+
+    async def _open(self, caller: Caller, flow_id: UUID, session_id: UUID | None) -> tuple[Asked, datetime]:
+        caller.require(Permission.INTEGRATION_CONNECT)
+        async with caller.scope.transaction() as tx:
+            row = await tx.one("flow_get", id=flow_id)
+        if row is None or row["kind"] != "device":
+            raise NotFound("there is no such consent being asked for", hint="begin again")
+        sealed = await self.flows.store.open_own(caller.scope, flow_secret(flow_id))
+        if row["used_at"] or sealed is None or row["ends_at"] <= datetime.now(UTC):
+            raise _over()
+        asked = Asked.opened(sealed)
+        if asked.session_id != session_id:
+            raise NotFound("there is no such consent being asked for", hint="begin again")
+        ends_at: datetime = row["ends_at"]
+        return asked, ends_at
+
+
+def _over() -> Refused:
+    return Refused("this consent is not asked for any more", hint="begin again", code="consent_over")
