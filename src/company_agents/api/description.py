@@ -15,8 +15,8 @@ from company_agents.api.problems import MEDIA_TYPE
 from company_agents.api.schemas import Problem
 
 _TEXT = """\
-Every call brings `Authorization: Bearer …` with an operator's token (`ca_op_…`) or an agent's (`ca_agent_…`). What a
-caller may do is in the table of permissions, docs/security/permissions.md.
+Every call brings `Authorization: Bearer …` with the token of an operator (`ca_op_…`), an agent (`ca_agent_…`) or a run of
+one (`ca_run_…`). What a caller may do is in the table of permissions, docs/security/permissions.md.
 
 Errors are `application/problem+json`; `code` tells them apart. Lists are `{"items": […], "next"}`: `next` goes into
 `after` (for events: `before`). Creations take an `Idempotency-Key`. No credential is ever in an answer; a token of ours
@@ -59,9 +59,10 @@ def describe(api: FastAPI) -> dict[str, Any]:
     components["responses"] = {name: _response(status, text) for status, (name, text) in _PROBLEMS.items()}
     components["securitySchemes"] = {
         "agent": {"type": "http", "scheme": "bearer", "description": "an agent's token, `ca_agent_…`"},
+        "run": {"type": "http", "scheme": "bearer", "description": "the token of an agent's run, `ca_run_…`"},
         "operator": {"type": "http", "scheme": "bearer", "description": "an operator's token, `ca_op_…`"},
     }
-    document["security"] = [{"agent": []}, {"operator": []}]
+    document["security"] = [{"agent": []}, {"run": []}, {"operator": []}]
     return document
 
 

@@ -13,8 +13,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from company_agents.api.fields import Id, Name, Secret, Status
+from company_agents.api.fields import Fence, Id, Name, Secret, Status
 from company_agents.identity.directory import MOST_NAME
+from company_agents.runs.runs import MOST_TEXT as MOST_REASON
 from company_agents.work.memory import MOST_CONTENT, MOST_TAGS
 from company_agents.work.tasks import MOST_TEXT, MOST_TITLE
 
@@ -69,6 +70,16 @@ class AgentMe(Out):
     kind: Literal["agent"]
     id: UUID
     name: str
+    company: UUID = Field(description="the id of its company")
+
+
+class RunMe(Out):
+    """The run whose token this is; it does what its agent may."""
+
+    kind: Literal["run"]
+    id: UUID
+    agent: UUID
+    name: str = Field(description="of its agent")
     company: UUID = Field(description="the id of its company")
 
 
@@ -202,6 +213,23 @@ class IntegrationOut(Out):
     last_used_at: datetime | None
 
 
+class VersionOut(Out):
+    """One token or one consent of an integration. A draining one is held by runs that began before a rotation."""
+
+    version: int
+    state: Literal["current", "draining", "retired"]
+    created_at: datetime
+    expires_at: datetime | None
+    retired_at: datetime | None
+    runs: int = Field(description="how many runs hold it")
+
+
+class IntegrationWithVersions(IntegrationOut):
+    """A connection to a provider, with its credential versions, newest first; the last hundred."""
+
+    versions: list[VersionOut]
+
+
 class Call(In):
     """One HTTP call to a provider; the credential is added on the way."""
 
@@ -247,6 +275,88 @@ class ProviderOut(Out):
     scopes: list[ProviderScope]
 
 
+# — runs —
+
+
+class NewRun(In):
+    """A run of the agent that calls."""
+
+    purpose: str = Field("", max_length=MOST_REASON, description="what it is for, in a sentence")
+
+
+class Held(In):
+    """What the holder of a run knows."""
+
+    fencing_token: Fence
+
+
+class Ending(Held):
+    """How a run ended."""
+
+    outcome: Literal["finished", "failed"] = "finished"
+    reason: str = Field("", max_length=MOST_REASON)
+
+
+class Cancelling(In):
+    """Why a run is ended."""
+
+    reason: str = Field("", max_length=MOST_REASON)
+
+
+class Cutting(In):
+    """Which versions runs are cut off from: one, every one, or neither: those that drain."""
+
+    version: int | None = Field(None, ge=1, le=2**31 - 1, strict=True)
+    every: StrictBool = False
+
+
+class CutOut(Out):
+    """Who was cut off: how many runs, and from which versions."""
+
+    integration: UUID
+    versions: list[int]
+    runs: int
+
+
+class PinOut(Out):
+    """The version of an integration that a run uses; where it was cut off, it may no more."""
+
+    integration: UUID
+    name: str
+    version: int
+    pinned_at: datetime
+    cut_at: datetime | None
+
+
+class RunOut(Out):
+    """One piece of work by one agent."""
+
+    id: UUID
+    company_id: UUID
+    agent_id: UUID
+    state: Literal["queued", "running", "finished", "failed", "expired", "cancelled"]
+    purpose: str
+    reason: str = Field(description="why it ended so, where somebody said so")
+    fencing_token: int = Field(description="grows with each start; who has an older one may write nothing more")
+    lease_until: datetime | None = Field(description="when its token dies, unless it is renewed before")
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class RunWithPins(RunOut):
+    """A run, and the credential versions that it uses."""
+
+    pins: list[PinOut]
+
+
+class RunOpened(RunWithPins):
+    """A new run with its token: the only time that it is shown."""
+
+    token: str | None = Field(description="null where the answer is a replay: a token is not kept to be shown again")
+    replayed: bool = Field(False, description="whether this Idempotency-Key had opened it before")
+
+
 # — work —
 
 
@@ -275,7 +385,7 @@ class NewComment(In):
 
 
 class CommentOut(Out):
-    """A remark on a task; `author` is `agent:<id>` or `operator:<id>`."""
+    """A remark on a task; `author` is `agent:<id>`, `run:<id>` or `operator:<id>`."""
 
     id: UUID
     author: str

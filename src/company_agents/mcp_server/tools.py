@@ -28,12 +28,13 @@ from company_agents.work.tasks import Comment, Task
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """The agent that calls."""
+    """The agent that calls; and its run, where that does."""
 
     id: UUID
     company_id: UUID
     name: str
     state: str
+    run: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ async def _whoami(app: App, caller: Caller, given: takes.Nothing) -> dict[str, A
         "company_id": str(caller.scope.company_id),
         "name": caller.principal.name,
         "state": "active",
+        "run": str(caller.principal.run_id) if caller.principal.run_id else None,
     }
 
 

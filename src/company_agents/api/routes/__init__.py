@@ -12,6 +12,7 @@ from company_agents.api.routes import (
     me,
     memory,
     providers,
+    runs,
     tasks,
     tokens,
 )
@@ -24,6 +25,7 @@ ROUTERS = (
     memory.router,
     agents.router,
     integrations.router,
+    runs.router,
     companies.router,
     audit.router,
     providers.router,

@@ -14,10 +14,24 @@ from company_agents.api.callers import GuardedRoute, InCompany, Parts, SendingRo
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import Answer, Call, IntegrationOut, NewIntegration, NewToken, PageOf, Switch, Whom
+from company_agents.api.schemas import (
+    Answer,
+    Call,
+    CutOut,
+    Cutting,
+    IntegrationOut,
+    IntegrationWithVersions,
+    NewIntegration,
+    NewToken,
+    PageOf,
+    Switch,
+    VersionOut,
+    Whom,
+)
 from company_agents.errors import Refused, WrongUsage
 from company_agents.identity.paging import Page
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.versions import Cut
 
 _PREFIX = "/v1/companies/{cid}/integrations"
 router = APIRouter(prefix=_PREFIX, tags=["integrations"], route_class=GuardedRoute)
@@ -64,10 +78,17 @@ async def connect_integration(parts: Parts, caller: InCompany, body: NewIntegrat
 
 
 @router.get(
-    "/{integration_id}", response_model=IntegrationOut, operation_id="getIntegration", summary="One integration"
+    "/{integration_id}",
+    response_model=IntegrationWithVersions,
+    operation_id="getIntegration",
+    summary="One integration, with its credential versions and how many runs hold each",
 )
-async def get_integration(parts: Parts, caller: InCompany, integration_id: Id) -> Integration:
-    return await parts.integrations.get(caller, integration_id)
+async def get_integration(parts: Parts, caller: InCompany, integration_id: Id) -> BaseModel:
+    shown = IntegrationOut.model_validate(await parts.integrations.get(caller, integration_id))
+    versions = await parts.integrations.versions.list(caller.scope, integration_id)
+    return IntegrationWithVersions(
+        **shown.model_dump(), versions=[VersionOut.model_validate(version) for version in versions]
+    )
 
 
 @router.post(
@@ -108,6 +129,16 @@ async def allow_all_agents(parts: Parts, caller: InCompany, integration_id: Id, 
 )
 async def rotate_integration(parts: Parts, caller: InCompany, integration_id: Id, body: NewToken) -> Integration:
     return await parts.integrations.rotate(caller, integration_id, body.token)
+
+
+@router.post(
+    "/{integration_id}/cut",
+    response_model=CutOut,
+    operation_id="cutRuns",
+    summary="Cut runs off from the versions that they hold; their next call with it is refused",
+)
+async def cut_runs(parts: Parts, caller: InCompany, integration_id: Id, body: Cutting) -> Cut:
+    return await parts.runs.cut(caller, integration_id, version=body.version, every=body.every)
 
 
 @router.post(
