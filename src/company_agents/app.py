@@ -28,8 +28,12 @@ from company_agents.identity.identity import Identity
 from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
+from company_agents.integrations.clients import Clients
+from company_agents.integrations.devices import Devices
+from company_agents.integrations.flows import Flows
 from company_agents.integrations.importing import Importer
 from company_agents.integrations.integrations import Integrations
+from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.request import Requests
 from company_agents.integrations.turns import Turns
@@ -38,6 +42,7 @@ from company_agents.keysources.base import KeySource, open_source
 from company_agents.keysources.document import read_document
 from company_agents.logs import Redactor
 from company_agents.outgoing.client import Outgoing
+from company_agents.outgoing.exchange import Exchange
 from company_agents.rotation.background import Background
 from company_agents.rotation.init import Initialized, initialize
 from company_agents.rotation.panic import Panic, sealed_since
@@ -60,6 +65,8 @@ __all__ = ["App", "hold_home", "init_key", "left_behind", "open_app", "unsealing
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0
+# Seconds between two deletions of consents that were asked for and never given.
+FLOWS_SWEPT_EVERY = 300.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class App:
     providers: Providers
     integrations: Integrations
     importer: Importer
+    clients: Clients
+    flows: Flows
+    devices: Devices
     requests: Requests
     runs: Runs
     tasks: Tasks
@@ -155,6 +165,14 @@ async def open_app(
         runs = Runs(db, store, audit, integrations.versions)
         if long_lived:
             await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
+        exchange = Exchange(networks=settings.networks, ca_file=settings.ca_file, watched=redactor.holding)
+        await exchange.start()
+        stack.push_async_callback(exchange.close)
+        oauth = OAuthCalls(exchange)
+        clients = Clients(store, audit, oauth, providers, settings.url)
+        flows = Flows(store, audit, oauth, providers, clients, integrations)
+        if long_lived:
+            await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.sweep))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
@@ -187,6 +205,9 @@ async def open_app(
             providers=providers,
             integrations=integrations,
             importer=Importer(integrations, providers, audit, lambda path: read_document(path, settings)),
+            clients=clients,
+            flows=flows,
+            devices=Devices(flows),
             requests=Requests(
                 store, audit, outgoing, integrations, Turns(settings.company_calls, settings.call_timeout / 2)
             ),

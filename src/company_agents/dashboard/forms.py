@@ -20,7 +20,7 @@ MOST_BYTES = 128 * 1024
 MOST_FIELDS = 2000
 
 # These never become plain values of a form, so that no template can put one into a page by mistake.
-SECRET_FIELDS = frozenset({"token", "password", "code", "link", "totp"})
+SECRET_FIELDS = frozenset({"token", "password", "code", "link", "totp", "client_secret"})
 
 _PATH = re.compile(r"/(?![/\\])[A-Za-z0-9_\-./?=&%~]*")
 

@@ -16,6 +16,8 @@ from company_agents.rotation.status import KeyStatus
 NOTICES = {
     "connected": "Connected. The token was tried at the provider and is sealed now.",
     "rotated": "Rotated. The new credential was tried at the provider; the old one is gone.",
+    "configured": "Kept. The client's secret is sealed now.",
+    "client-deleted": "Deleted, with its secret. What was consented to through it is not refreshed any more.",
     "checked": "Checked. The status below is what the provider said just now.",
     "allowed": "Saved. Who may use this integration counts from the next call on.",
     "deleted": "Deleted, with its credential. Calls with it are refused from now on.",
@@ -38,6 +40,14 @@ HINTS = {
     "give another --name": "choose another name",
     "give --base-url https://host": "give its address, as https://host",
     "leave --header away": "leave the header empty",
+    "give a client id, or --register": "give a client id, or let the server register one",
+    "give --issuer https://login.example.com": "give its issuer, as https://login.example.com",
+    "give its --issuer, as https://login.example.com": "give its issuer, as https://login.example.com",
+    "leave it away, or give another --auth": "leave it empty, or choose another way under Advanced",
+    "a public client is configured with --auth none": "for a public client, choose none under Advanced",
+    "give the key as a PEM file, with --auth private_key_jwt": "paste the key as a PEM text, and choose private_key_jwt under "
+    "Advanced",
+    "give --installation ID, a number": "give the number of the installation",
     "use https://, or give --allow-private-network": "use https://, or say under Advanced that it may be in a private "
     "network",
     "if that is meant, give --allow-private-network": "if that is meant, say so under Advanced: it may be in a private "
@@ -78,6 +88,11 @@ EVENTS = {
     "integration.allowed": "Agent allowed to use it",
     "integration.disallowed": "Agent no longer allowed to use it",
     "integration.deleted": "Integration deleted",
+    "consent.begun": "Consent asked for",
+    "consent.given": "Consent given",
+    "consent.refused": "Answer to a consent refused",
+    "provider.configured": "Client at a provider configured",
+    "provider.client_deleted": "Client at a provider deleted",
     "integration.refused": "Use of an integration refused",
     "credential.begun": "Use of a credential begun",
     "credential.ended": "Use of a credential ended",
@@ -101,6 +116,8 @@ FILTERS = {
     "": "Everything",
     "credential.": "Uses of credentials",
     "integration.": "Integrations",
+    "consent.": "Consents",
+    "provider.": "Clients at providers",
     "agent.": "Agents",
     "member.": "People",
     "secret.": "Altered secrets",
@@ -141,6 +158,8 @@ KEY_STEPS = {
 # What the name of a secret begins with.
 SECRETS = {
     "integration": "Credential of an integration",
+    "oauth_client": "Client at a provider",
+    "oauth_flow": "Consent that is being asked for",
     "agent_token": "Token of an agent",
     "operator_token": "Token of somebody's programs",
     "operator_totp": "Second factor of a person",

@@ -57,6 +57,16 @@ class Devices:
         await flows.keep(caller, flow_id, ready, asked, ends_at)
         return Waiting(flow_id, code.user_code, link, code.interval, ends_at)
 
+    async def show(self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None) -> Waiting:
+        """
+        What a person was shown.
+
+        Raises:
+            NotFound, Refused: as for `poll`.
+        """
+        asked, ends_at = await self._open(caller, flow_id, session_id)
+        return Waiting(flow_id, asked.user_code, asked.link, INTERVAL, ends_at)
+
     async def poll(
         self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None, interval: float = INTERVAL
     ) -> Integration | Waiting:

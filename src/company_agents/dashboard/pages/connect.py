@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from company_agents.dashboard.forms import Form
-from company_agents.dashboard.named import all_agents
+from company_agents.dashboard.named import all_agents, all_integrations
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, WrongUsage
 from company_agents.identity.directory import good_name
@@ -18,11 +18,33 @@ from company_agents.integrations.credential import check_token, destination_for
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.provider import Provider
 
+MOST_WORDS = 100
+
 
 async def show_gallery(visit: Visit) -> Response:
-    """What can be connected; what fits any service stands last."""
-    providers = sorted(visit.app.providers.list(), key=lambda provider: (provider.base_url is None, provider.title))
-    return visit.page("gallery.html", providers=providers)
+    """What can be connected, and what is; what fits any service stands last."""
+    words = (visit.query("q") or "")[:MOST_WORDS]
+    providers = [provider for provider in visit.app.providers.list() if _is_meant(provider, words)]
+    connected: dict[str, list[str]] = {}
+    for integration in await all_integrations(visit):
+        connected.setdefault(integration.provider, []).append(integration.status)
+    return visit.page(
+        "gallery.html",
+        providers=sorted(providers, key=lambda provider: (_is_any(provider), provider.title.casefold())),
+        words=words,
+        connected=connected,
+        ready={client.provider for client in await visit.app.clients.list(visit.caller)},
+    )
+
+
+def _is_meant(provider: Provider, words: str) -> bool:
+    about = f"{provider.name} {provider.title} {provider.description}".casefold()
+    return all(word in about for word in words.casefold().split())
+
+
+def _is_any(provider: Provider) -> bool:
+    """Whether it is no service, but a way to connect any."""
+    return provider.base_url is None and provider.oauth is None and not provider.address_hint
 
 
 async def show_connect(visit: Visit) -> Response:
