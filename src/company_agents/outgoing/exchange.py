@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json as json_text
 import ssl
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -139,9 +140,8 @@ class Exchange:
             raise NotSent("outgoing calls are closed")
         content, kind = _content(form, json, body)
         dressed = _headers(headers or {}, kind)
-        auth = aiohttp.BasicAuth(basic[0], basic[1].reveal_text(), "utf-8").encode() if basic else None
-        if auth:
-            dressed["Authorization"] = auth
+        if basic:
+            dressed["Authorization"] = _basic(*basic)
         with ExitStack() as watching:
             for secret in _secrets(headers, form, json, dict([basic]) if basic else None):
                 watching.enter_context(self._watched(secret))
@@ -233,6 +233,12 @@ def _headers(given: Fields, content_type: str) -> CIMultiDict[str]:
             raise WrongUsage("this is not a header that can be sent")
         headers[name] = text
     return headers
+
+
+def _basic(user: str, password: Sensitive) -> str:
+    if ":" in user:
+        raise WrongUsage("the user of Basic authentication has no colon in it")
+    return "Basic " + b64encode(f"{user}:{password.reveal_text()}".encode()).decode()
 
 
 def _text(value: Value) -> str:
