@@ -9,9 +9,12 @@ from uuid import UUID
 
 import typer
 
+from company_agents.cli import consents
 from company_agents.cli.command import Session, command, noun, read_secret
+from company_agents.cli.consents import Flow, Installation, Issuer, OAuthSwitch, Scopes
 from company_agents.cli.options import After, AgentId, CompanyId, Limit, SomeId, TokenStdin, an_id
 from company_agents.cli.terminal import Result
+from company_agents.errors import WrongUsage
 
 group = noun("integration", "A company's connections to providers.")
 
@@ -39,10 +42,35 @@ async def connect(
     ] = None,
     allow_all: Annotated[bool, typer.Option("--allow-all", help="every agent of the company may use it")] = False,
     token_stdin: TokenStdin = False,
+    oauth: OAuthSwitch = False,
+    issuer: Issuer = None,
+    scope: Scopes = None,
+    installation: Installation = None,
+    flow: Flow = None,
 ) -> Result:
-    """Connect a provider by API token. The token is tried at the provider, and then sealed."""
+    """Connect a provider by API token, or by consent. It is tried at the provider, and then sealed."""
     caller = await session.company(company)
     session.app.providers.get(provider)
+    if oauth:
+        if token_stdin:
+            raise WrongUsage("it is connected by token or by consent", hint="give --token-stdin or --oauth")
+        from company_agents.integrations.wanted import Wanted
+
+        wanted = Wanted(
+            provider,
+            issuer=issuer or "",
+            name=name,
+            base_url=base_url,
+            allow_private=allow_private_network,
+            header=header,
+            scopes=tuple(scope or ()),
+            allow=tuple(allow or ()),
+            allow_all=allow_all,
+            installation=installation,
+        )
+        return Result(await consents.connected(session, caller, wanted, flow))
+    if issuer or scope or installation or flow:
+        raise WrongUsage("these words are for a consent", hint="give --oauth with them")
     return Result(
         await session.app.integrations.connect(
             caller,
@@ -90,9 +118,18 @@ async def check(session: Session, id: SomeId) -> Result:
 
 
 @command(group, "rotate")
-async def rotate(session: Session, id: SomeId, token_stdin: TokenStdin = False) -> Result:
-    """Replace the credential by a new token. It is tried first; if the provider refuses it, the old one stays."""
+async def rotate(session: Session, id: SomeId, token_stdin: TokenStdin = False, scope: Scopes = None) -> Result:
+    """
+    Replace the credential: a consent by a new one, a token by one that is given. It is tried first; if the provider
+    refuses it, the old one stays.
+    """
     caller = await session.company_of_integration(id)
+    integration = await session.app.integrations.get(caller, id)
+    if integration.kind == "consent" and not token_stdin:
+        from company_agents.integrations.wanted import Wanted
+
+        wanted = Wanted(integration.provider, integration_id=id, scopes=tuple(scope or ()))
+        return Result(await consents.rotated(session, caller, id, wanted))
     token = read_secret(from_stdin=token_stdin, prompt="the new token")
     return Result(await session.app.integrations.rotate(caller, id, token))
 

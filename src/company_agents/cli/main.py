@@ -14,6 +14,7 @@ from company_agents.cli import (
     agent,
     audit,
     company,
+    consents,
     doctor,
     importing,
     integration,
@@ -41,6 +42,7 @@ cli = typer.Typer(
 )
 up.register(cli)
 importing.register(integration.group)
+consents.register(provider.group)
 for group in (company, agent, operator, provider, integration, key, audit):
     cli.add_typer(group.group)
 panic.register(cli)
