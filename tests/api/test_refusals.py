@@ -15,8 +15,9 @@ from fastapi.routing import APIRoute
 from company_agents.api.application import build
 from company_agents.api.callers import GuardedRoute
 from company_agents.app import App
-from company_agents.identity.permissions import Kind, Role, allowed
+from company_agents.identity.permissions import Kind, Permission, Role, allowed
 from company_agents.identity.principal import Principal, Via
+from company_agents.identity.tokens import new_run_token
 from tests.api.conftest import Ask, People, Person, Provider, bearer, serving
 from tests.api.world import GOOD, SAMPLES, TABLES, Route, World, build_world, routes
 from tests.conftest import Tenant
@@ -118,6 +119,48 @@ async def a_retired_agent(app: App, world: World, person: People) -> dict[str, s
     return bearer(world.tenant.token)
 
 
+async def a_run_whose_lease_has_ended(app: App, world: World, person: People) -> dict[str, str]:
+    await execute(app, "UPDATE runs SET lease_until = now() WHERE id = %s", world.ids["run_id"])
+    return bearer(world.run_token)
+
+
+async def a_run_that_has_expired(app: App, world: World, person: People) -> dict[str, str]:
+    found = await a_run_whose_lease_has_ended(app, world, person)
+    await app.runs.sweep()
+    return found
+
+
+async def a_finished_run(app: App, world: World, person: People) -> dict[str, str]:
+    await app.runs.finish(world.tenant.agent, uuid.UUID(world.ids["run_id"]), 1)
+    return bearer(world.run_token)
+
+
+async def a_cancelled_run(app: App, world: World, person: People) -> dict[str, str]:
+    await app.runs.cancel(world.local, uuid.UUID(world.ids["run_id"]))
+    return bearer(world.run_token)
+
+
+async def a_run_of_a_paused_agent(app: App, world: World, person: People) -> dict[str, str]:
+    await app.agents.pause(world.local, world.tenant.agent.agent_id())
+    return bearer(world.run_token)
+
+
+async def a_forged_run_token(app: App, world: World, person: People) -> dict[str, str]:
+    return bearer(new_run_token(world.tenant.company.id, uuid.UUID(world.ids["run_id"])).reveal_text())
+
+
+async def a_run_token_of_another_company(app: App, world: World, person: People) -> dict[str, str]:
+    return bearer(new_run_token(uuid.uuid4(), uuid.UUID(world.ids["run_id"])).reveal_text())
+
+
+async def an_agents_token_with_the_prefix_of_a_run(app: App, world: World, person: People) -> dict[str, str]:
+    return bearer(world.tenant.token.replace("ca_agent_", "ca_run_"))
+
+
+async def a_runs_token_with_the_prefix_of_an_agent(app: App, world: World, person: People) -> dict[str, str]:
+    return bearer(world.run_token.replace("ca_run_", "ca_agent_"))
+
+
 async def a_revoked_operator_token(app: App, world: World, person: People) -> dict[str, str]:
     found = await person()
     await app.operators.revoke_token(Principal(Kind.OPERATOR, "x", Via.TOKEN, found.id), found.token_id)
@@ -150,6 +193,15 @@ STRANGERS = [
     a_rotated_token,
     a_paused_agent,
     a_retired_agent,
+    a_run_whose_lease_has_ended,
+    a_run_that_has_expired,
+    a_finished_run,
+    a_cancelled_run,
+    a_run_of_a_paused_agent,
+    a_forged_run_token,
+    a_run_token_of_another_company,
+    an_agents_token_with_the_prefix_of_a_run,
+    a_runs_token_with_the_prefix_of_an_agent,
     a_revoked_operator_token,
     an_expired_operator_token,
     a_disabled_operator,
@@ -235,7 +287,14 @@ async def test_a_token_in_the_address_is_refused(world: World, http: Any, name: 
 # — who is refused somewhere —
 
 
-@pytest.mark.parametrize("who", ["an operator", "an agent"])
+async def stranger_of(app: App, other: Tenant, person: People, who: str) -> str:
+    """The token of an operator, an agent or a run of another company."""
+    if who == "a run":
+        return (await app.runs.open(other.agent))[1].reveal_text()
+    return other.token if who == "an agent" else (await person(other.local, Role.OWNER)).token
+
+
+@pytest.mark.parametrize("who", ["an operator", "an agent", "a run"])
 async def test_another_companys_things_do_not_exist(
     world: World,
     app: App,
@@ -246,7 +305,7 @@ async def test_another_companys_things_do_not_exist(
     who: str,
 ) -> None:
     other = await tenant()
-    token = other.token if who == "an agent" else (await person(other.local, Role.OWNER)).token
+    token = await stranger_of(app, other, person, who)
     before = await stored()
     for route in ROUTES:
         if not route.of_company:
@@ -260,7 +319,7 @@ async def test_another_companys_things_do_not_exist(
     assert await stored() == before
 
 
-@pytest.mark.parametrize("who", ["an operator", "an agent"])
+@pytest.mark.parametrize("who", ["an operator", "an agent", "a run"])
 async def test_another_companys_things_do_not_exist_under_ones_own_company_either(
     world: World,
     app: App,
@@ -271,7 +330,7 @@ async def test_another_companys_things_do_not_exist_under_ones_own_company_eithe
     who: str,
 ) -> None:
     other = await tenant()
-    token = other.token if who == "an agent" else (await person(other.local, Role.OWNER)).token
+    token = await stranger_of(app, other, person, who)
     before = await stored()
     for route in ROUTES:
         if len(route.params) < 2 or not route.of_company:
@@ -307,16 +366,18 @@ async def test_a_role_may_what_the_table_says_and_no_more(
     assert await stored() == before
 
 
-async def test_an_agent_may_what_the_table_says_and_no_more(
-    world: World, ask: Ask, stored: Callable[[], Awaitable[dict[str, Any]]]
+@pytest.mark.parametrize("kind", [Kind.AGENT, Kind.RUN])
+async def test_an_agent_and_its_run_may_what_the_table_says_and_no_more(
+    world: World, ask: Ask, stored: Callable[[], Awaitable[dict[str, Any]]], kind: Kind
 ) -> None:
+    token = world.tenant.token if kind is Kind.AGENT else world.run_token
     before = await stored()
     for route in ROUTES:
         permission = route.sample.permission
-        may = not route.sample.persons_only and (permission is None or allowed(permission, Kind.AGENT, None))
+        may = not route.sample.persons_only and (permission is None or allowed(permission, kind, None))
         if may and route.method != "GET":
             continue
-        answer = await ask(world.tenant.token, route.method, route.url(world), route.body(world), key=uuid.uuid4().hex)
+        answer = await ask(token, route.method, route.url(world), route.body(world), key=uuid.uuid4().hex)
         assert answer.status_code == (200 if may else 403), f"{route.operation}: {answer.text}"
     assert await stored() == before
 
@@ -332,6 +393,25 @@ async def test_another_agents_notes_do_not_exist(
             assert answer.status_code == 404, f"{route.operation}: {answer.text}"
     found = await ask(token.reveal_text(), "GET", f"/v1/companies/{world.ids['cid']}/memory")
     assert found.json()["items"] == []
+    assert await stored() == before
+
+
+@pytest.mark.parametrize("who", ["another agent", "another run of the agent"])
+async def test_another_run_does_not_exist(
+    app: App, world: World, ask: Ask, stored: Callable[[], Awaitable[dict[str, Any]]], who: str
+) -> None:
+    if who == "another agent":
+        _, token = await app.agents.create(world.local, "bob")
+    else:
+        _, token = await app.runs.open(world.tenant.agent)
+    before = await stored()
+    for route in ROUTES:
+        if "run_id" in route.params and route.sample.permission is not Permission.RUN_CANCEL:
+            answer = await ask(token.reveal_text(), route.method, route.url(world), route.body(world))
+            assert answer.status_code == 404, f"{route.operation}: {answer.text}"
+    found = (await ask(token.reveal_text(), "GET", f"/v1/companies/{world.ids['cid']}/runs")).json()["items"]
+    assert world.ids["run_id"] not in [entry["id"] for entry in found]
+    assert len(found) == (0 if who == "another agent" else 1)
     assert await stored() == before
 
 

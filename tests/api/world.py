@@ -30,6 +30,8 @@ TABLES = {
     "integrations": "*",
     "credential_versions": "*",
     "integration_agents": "*",
+    "runs": "*",
+    "run_pins": "*",
     "secrets": "id, company_id, name, value, nonce, created_at, updated_at, key_id",
     "tasks": "*",
     "comments": "*",
@@ -47,6 +49,7 @@ class World:
     tenant: Tenant
     url: str
     ids: dict[str, str]
+    run_token: str
 
     @property
     def local(self) -> Caller:
@@ -106,6 +109,13 @@ SAMPLES: dict[str, Sample] = {
     "rotateIntegration": Sample(P.INTEGRATION_ROTATE, lambda world: {"token": GOOD + "-2"}),
     "checkIntegration": Sample(P.INTEGRATION_CHECK),
     "deleteIntegration": Sample(P.INTEGRATION_DELETE),
+    "cutRuns": Sample(P.RUN_CUT, lambda world: {"every": True}),
+    "openRun": Sample(P.RUN_OPEN, lambda world: {"purpose": "a purpose"}),
+    "listRuns": Sample(P.RUN_READ),
+    "getRun": Sample(P.RUN_READ),
+    "renewRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
+    "finishRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1, "outcome": "failed", "reason": "no reason"}),
+    "cancelRun": Sample(P.RUN_CANCEL, lambda world: {"reason": "no reason"}),
     "sendRequest": Sample(P.INTEGRATION_USE, lambda world: {"method": "POST", "path": "/things", "body": {"a": 1}}),
     "listTasks": Sample(P.TASK_READ),
     "getTask": Sample(P.TASK_READ),
@@ -173,16 +183,18 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     task = await app.tasks.create(tenant.local, "a task", assignee=agent_id)
     await app.tasks.comment(tenant.local, task.id, "a remark")
     note = await app.memory.write(tenant.agent, "a note of its own")
+    run, run_token = await app.runs.open(tenant.agent, "a purpose")
     ids = {
         "cid": tenant.company.id,
         "agent_id": agent_id,
         "integration_id": integration.id,
         "task_id": task.id,
         "memory_id": note.id,
+        "run_id": run.id,
         "token_id": token_id,
         "name": "github",
     }
-    return World(tenant, url, {name: str(value) for name, value in ids.items()})
+    return World(tenant, url, {name: str(value) for name, value in ids.items()}, run_token.reveal_text())
 
 
 async def settle(app: App) -> None:

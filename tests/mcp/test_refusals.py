@@ -19,7 +19,7 @@ from company_agents.app import App
 from company_agents.identity.passwords import new_totp_secret
 from company_agents.identity.permissions import Kind, Role
 from company_agents.identity.principal import Principal, Via
-from company_agents.identity.tokens import new_agent_token
+from company_agents.identity.tokens import new_agent_token, new_run_token
 from company_agents.integrations.integrations import Integration
 from company_agents.mcp_server.tools import TOOLS
 from tests.conftest import LOCAL, Tenant
@@ -172,7 +172,38 @@ async def agent_that_does_not_exist(world: World) -> str | None:
     return new_agent_token(world.tenant.company.id, uuid.uuid4()).reveal_text()
 
 
+async def run_whose_lease_has_ended(world: World) -> str | None:
+    run, token = await world.app.runs.open(world.tenant.agent)
+    async with await world.app.identity.db.logins.instance.connect() as connection:
+        await connection.execute("UPDATE runs SET lease_until = now() WHERE id = %s", (run.id,))
+    return token.reveal_text()
+
+
+async def finished_run(world: World) -> str | None:
+    run, token = await world.app.runs.open(world.tenant.agent)
+    await world.app.runs.finish(world.tenant.agent, run.id, run.fencing_token)
+    return token.reveal_text()
+
+
+async def cancelled_run(world: World) -> str | None:
+    run, token = await world.app.runs.open(world.tenant.agent)
+    await world.app.runs.cancel(world.tenant.local, run.id)
+    return token.reveal_text()
+
+
+async def run_of_a_paused_agent(world: World) -> str | None:
+    _, token = await world.app.runs.open(world.tenant.agent)
+    await world.app.agents.pause(world.tenant.local, world.tenant.agent.agent_id())
+    return token.reveal_text()
+
+
+async def forged_run(world: World) -> str | None:
+    run, _ = await world.app.runs.open(world.tenant.agent)
+    return new_run_token(world.tenant.company.id, run.id).reveal_text()
+
+
 BAD = [
+    *(run_whose_lease_has_ended, finished_run, cancelled_run, run_of_a_paused_agent, forged_run),
     *(no_token, empty, malformed, truncated, lengthened, one_character_off),
     *(prefix_of_an_operator, prefix_of_a_run, operators_token),
     *(rotated, paused, retired),
@@ -191,6 +222,16 @@ async def test_the_sample_does_something_with_a_good_token(door: Served, world: 
     answer = await door.call(world.tenant.token, tool, sample(tool, world))
     assert answer.status == 200
     assert answer.json["result"]["isError"] is False
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+async def test_the_sample_does_something_with_the_token_of_a_run(door: Served, world: World, tool: str) -> None:
+    run, token = await world.app.runs.open(world.tenant.agent)
+    answer = await door.call(token.reveal_text(), tool, sample(tool, world))
+    assert answer.status == 200
+    assert answer.json["result"]["isError"] is False
+    if tool == "whoami":
+        assert answer.json["result"]["structuredContent"]["run"] == str(run.id)
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
