@@ -237,6 +237,7 @@ class Scene:
         )
         task = await self.app.tasks.create(caller, "a spare task")
         note = await self.app.memory.write(self.mine.tenant.agent, "a spare note")
+        run, _ = await self.app.runs.open(self.mine.tenant.agent)
         token = self.mine.ids["token_id"]
         if route.sample.persons_only:
             owner = await self.app.identity.operator(self.tokens["an owner"])
@@ -248,6 +249,7 @@ class Scene:
             integration_id=str(integration.id),
             task_id=str(task.id),
             memory_id=str(note.id),
+            run_id=str(run.id),
             token_id=token,
         )
 

@@ -58,6 +58,10 @@ class Session:
         """In the name of an integration's company."""
         return await self.company(await self.app.instance.company_of_integration(integration_id))
 
+    async def company_of_run(self, run_id: UUID) -> Caller:
+        """In the name of a run's company."""
+        return await self.company(await self.app.instance.company_of_run(run_id))
+
 
 Command = Callable[..., Awaitable[Result]]
 

@@ -4,6 +4,7 @@ company-agents integration …
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 from uuid import UUID
 
@@ -95,8 +96,11 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
-    """Show an integration: everything but the credential."""
-    return Result(await session.app.integrations.get(await session.company_of_integration(id), id))
+    """Show an integration: everything but the credential; its versions, and how many runs hold each."""
+    caller = await session.company_of_integration(id)
+    integration = await session.app.integrations.get(caller, id)
+    versions = await session.app.integrations.versions.list(caller.scope, id)
+    return Result({**dataclasses.asdict(integration), "versions": versions})
 
 
 @command(group, "allow")

@@ -25,6 +25,9 @@ from company_agents.cli import (
     terminal,
     up,
 )
+from company_agents.cli import (
+    run as runs,
+)
 from company_agents.cli.help import PlainGroup
 from company_agents.cli.usage import wrong_usage
 from company_agents.errors import CompanyAgentsError, Failed
@@ -43,7 +46,7 @@ cli = typer.Typer(
 up.register(cli)
 importing.register(integration.group)
 consents.register(provider.group)
-for group in (company, agent, operator, provider, integration, key, audit):
+for group in (company, agent, operator, provider, integration, key, runs, audit):
     cli.add_typer(group.group)
 panic.register(cli)
 doctor.register(cli)

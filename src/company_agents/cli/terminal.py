@@ -202,7 +202,16 @@ def _table(items: list[dict[str, Any]], columns: Sequence[str]) -> None:
 def _fields(data: dict[str, Any]) -> None:
     width = max((len(name) for name in data), default=0)
     for name, value in data.items():
-        print(f"{name.replace('_', ' '):<{width}}  {_cell(value)}")
+        things = isinstance(value, list) and value and isinstance(value[0], dict)
+        # One thing to a line, under one another.
+        first, *rest = [_thing(entry) for entry in value] if things else [_cell(value)]
+        print(f"{name.replace('_', ' '):<{width}}  {first}")
+        for line in rest:
+            print(f"{'':<{width}}  {line}")
+
+
+def _thing(entry: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_cell(value)}" for name, value in entry.items())
 
 
 def _cell(value: Any) -> str:

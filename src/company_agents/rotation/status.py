@@ -185,6 +185,8 @@ def _command(row: dict[str, Any]) -> str:
         return f"company-agents integration rotate --id {owner}"
     if kind == "agent_token":
         return f"company-agents agent rotate-token --id {owner}"
+    if kind == "run_token":
+        return f"company-agents run cancel --id {owner}"
     if kind == "operator_token":
         return f"company-agents operator token revoke --id {owner}"
     return f"company-agents operator link --operator {owner}" if kind == "operator_totp" else ""

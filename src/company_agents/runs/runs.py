@@ -35,8 +35,8 @@ LEASE = 300
 RENEW_AT = 0.6
 # Seconds between two sweeps of a replica.
 SWEEP_EVERY = 10.0
-# Who ends what nobody ended.
-SWEEPER = "orchestrator"
+# What nobody did, the orchestrator does: the record names no actor then.
+SWEEPER = None
 
 STATES = ("queued", "running", "finished", "failed", "expired", "cancelled")
 OUTCOMES = ("finished", "failed")
@@ -247,7 +247,7 @@ class Runs:
                 await self._ended(tx, row["id"], "run.expired", SWEEPER, agent=row["agent_id"])
         return len(rows)
 
-    async def _ended(self, tx: Tx, run_id: UUID, action: str, actor: str, **facts: Any) -> None:
+    async def _ended(self, tx: Tx, run_id: UUID, action: str, actor: str | None, **facts: Any) -> None:
         token = await tx.one("secret_by_name", company_id=tx.company_id, name=_token_name(run_id))
         if token is not None:
             await self.store.delete(tx, token["id"])
