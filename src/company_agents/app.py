@@ -28,6 +28,8 @@ from company_agents.identity.identity import Identity
 from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
+from company_agents.integrations.attempts import Attempts
+from company_agents.integrations.checks import Checks
 from company_agents.integrations.clients import Clients
 from company_agents.integrations.devices import Devices
 from company_agents.integrations.flows import Flows
@@ -35,7 +37,10 @@ from company_agents.integrations.importing import Importer
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.provider import Providers
+from company_agents.integrations.refresh import Refresher
+from company_agents.integrations.refresher import Upkeep
 from company_agents.integrations.request import Requests
+from company_agents.integrations.status import Statuses
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import Versions
 from company_agents.keysources.base import KeySource, open_source
@@ -65,6 +70,8 @@ __all__ = ["App", "hold_home", "init_key", "left_behind", "open_app", "unsealing
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0
+# Seconds that an attempt to refresh a consent is left alone.
+REFRESH_LEASE = 60.0
 # Seconds between two deletions of consents that were asked for and never given.
 FLOWS_SWEPT_EVERY = 300.0
 
@@ -98,6 +105,8 @@ class App:
     clients: Clients
     flows: Flows
     devices: Devices
+    refresher: Refresher
+    upkeep: Upkeep
     requests: Requests
     runs: Runs
     tasks: Tasks
@@ -161,15 +170,22 @@ async def open_app(
         identity = Identity(db, store, audit)
         operators = Operators(db, store, audit)
         providers = Providers.at(settings.home)
-        integrations = Integrations(store, audit, outgoing, providers, Versions(store))
-        runs = Runs(db, store, audit, integrations.versions)
-        if long_lived:
-            await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
         exchange = Exchange(networks=settings.networks, ca_file=settings.ca_file, watched=redactor.holding)
         await exchange.start()
         stack.push_async_callback(exchange.close)
         oauth = OAuthCalls(exchange)
         clients = Clients(store, audit, oauth, providers, settings.url)
+        statuses = Statuses(audit)
+        refresher = Refresher(Attempts(store, statuses, REFRESH_LEASE), audit, providers, clients, oauth)
+        checks = Checks(store, outgoing, providers, statuses, refresher)
+        integrations = Integrations(store, audit, outgoing, providers, Versions(store), statuses, checks)
+        runs = Runs(db, store, audit, integrations.versions)
+        if long_lived:
+            await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
+        upkeep = Upkeep(store, providers, refresher, checks, settings.refreshes, settings.probe_every)
+        stack.push_async_callback(upkeep.close)
+        if long_lived:
+            upkeep.start()
         flows = Flows(store, audit, oauth, providers, clients, integrations)
         if long_lived:
             await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.sweep))
@@ -208,8 +224,15 @@ async def open_app(
             clients=clients,
             flows=flows,
             devices=Devices(flows),
+            refresher=refresher,
+            upkeep=upkeep,
             requests=Requests(
-                store, audit, outgoing, integrations, Turns(settings.company_calls, settings.call_timeout / 2)
+                store,
+                audit,
+                outgoing,
+                integrations,
+                refresher,
+                Turns(settings.company_calls, settings.call_timeout / 2),
             ),
             runs=runs,
             tasks=Tasks(),

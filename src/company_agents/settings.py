@@ -166,6 +166,20 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_CALL_LIMIT"),
         description="bytes that the body of one outgoing call or its reply may have",
     )
+    refreshes: int = Field(
+        default=16,
+        ge=1,
+        le=1000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_REFRESHES"),
+        description="consents that one orchestrator refreshes at once",
+    )
+    probe_every: int = Field(
+        default=24,
+        ge=0,
+        le=8760,
+        validation_alias=AliasChoices("COMPANY_AGENTS_PROBE_EVERY"),
+        description="hours after which each integration is tried at its provider by itself; 0: never",
+    )
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning|error)$",

@@ -11,25 +11,23 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
-from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed
+from company_agents.errors import CompanyAgentsError, Conflict, NotFound
 from company_agents.identity.directory import good_name
 from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Kind, Permission
 from company_agents.identity.principal import Caller
+from company_agents.integrations.checks import Checks
 from company_agents.integrations.credential import Credential, check_token, destination_for
 from company_agents.integrations.probe import Proof, probe
 from company_agents.integrations.provider import Provider, Providers
+from company_agents.integrations.status import CONNECTED, Statuses
 from company_agents.integrations.versions import Versions, current_version, held, unknown_integration
 from company_agents.outgoing.client import Outgoing
 from company_agents.outgoing.destination import Destination
 from company_agents.secret_store.store import SecretStore, Use
 from company_agents.sensitive import Sensitive
-
-CONNECTED = "connected"
-NEEDS_ATTENTION = "needs attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ class Integrations:
     outgoing: Outgoing
     providers: Providers
     versions: Versions
+    statuses: Statuses
+    checks: Checks
 
     async def list(self, caller: Caller, after: str | None = None, limit: int = 50) -> Page[Integration]:
         """The integrations, oldest first; for an agent, those that it may use."""
@@ -150,7 +150,8 @@ class Integrations:
                 allow_all=allow_all,
                 **_seen(credential, proof, account),
             )
-            await self.versions.add(tx, integration_id, 1, credential)
+            await self.versions.add(tx, integration_id, 1, credential, provider)
+            await self.statuses.remember(tx, integration_id, 1, CONNECTED, "", "connect")
             for agent_id in dict.fromkeys(allow):
                 await tx.run(
                     "integration_allow",
@@ -227,10 +228,12 @@ class Integrations:
                 integration_id,
                 present["version"],
                 credential,
+                provider,
                 caller.label,
                 kills=kills_others(provider, credential),
             )
             await tx.run("integration_superseded", id=integration_id, **_seen(credential, proof, account))
+            await self.statuses.remember(tx, integration_id, version, CONNECTED, "", "rotation")
             await self._record(caller, "integration.rotated", integration_id, version=version)
         await self._revoke_retired(caller, integration_id)
         return await self.get(caller, integration_id)
@@ -286,23 +289,15 @@ class Integrations:
         return await self.get(caller, integration_id)
 
     async def check(self, caller: Caller, integration_id: UUID) -> Integration:
-        """Try the credential at the provider now; the status says how it went."""
+        """
+        Try the credential at the provider now; the status says how it went.
+
+        Raises:
+            NotFound: no such integration.
+            ProbeFailed, Unavailable, Refused: it could not be tried, and the status stays.
+        """
         caller.require(Permission.INTEGRATION_CHECK)
-        integration = await self.get(caller, integration_id)
-        provider = self.providers.get(integration.provider)
-        call = {"host": integration.destination, **_call_of(provider)}
-        problem, scopes = "", None
-        async with self._opened(caller, integration_id, "check", **call) as (version, credential, use):
-            there = credential.destination.origin
-            try:
-                proof = await probe(self.outgoing, provider, credential)
-                scopes = list(proof.scopes) or None
-                use.ended("accepted", host=there)
-            except ProbeFailed as error:
-                problem = error.sentence
-                use.ended("refused", host=there)
-        status = NEEDS_ATTENTION if problem else CONNECTED
-        await self.set_status(caller.scope, integration_id, version, status, problem, scopes=scopes)
+        await self.checks.check(caller.scope, integration_id, actor=caller.label)
         return await self.get(caller, integration_id)
 
     async def delete(self, caller: Caller, integration_id: UUID) -> None:
@@ -320,30 +315,6 @@ class Integrations:
             for row in secrets:
                 await self.store.delete(tx, row["secret_id"])
             await self._record(caller, "integration.deleted", integration_id, name=present["name"])
-
-    async def set_status(
-        self,
-        scope: CompanyScope,
-        integration_id: UUID,
-        version: int,
-        status: str,
-        reason: str,
-        scopes: Sequence[str] | None = None,
-    ) -> None:
-        """
-        Write the status that a credential version has shown; `status_since` moves only when it changes. Of a version
-        that was replaced since, nothing is written: it says nothing of the present one.
-        """
-        async with scope.transaction() as tx:
-            with contextlib.suppress(NotFound):
-                if (await held(tx, integration_id))["version"] == version:
-                    await tx.run(
-                        "integration_status",
-                        id=integration_id,
-                        status=status,
-                        reason=reason,
-                        scopes=[*scopes] if scopes else None,
-                    )
 
     async def check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
         """
@@ -407,11 +378,6 @@ def _seen(credential: Credential, proof: Proof, account: str) -> dict[str, Any]:
 def kills_others(provider: Provider, credential: Credential) -> bool:
     """Whether this consent has killed the one before it; runs that hold that one must move."""
     return credential.consent is not None and provider.oauth is not None and provider.oauth.one_consent
-
-
-def _call_of(provider: Provider) -> dict[str, str]:
-    call = provider.probe
-    return {"method": call.method, "path": path_template(call.path)} if call else {}
 
 
 async def _agents_exist(scope: CompanyScope, agents: Sequence[UUID]) -> None:

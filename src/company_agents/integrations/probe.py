@@ -24,12 +24,19 @@ class Proof:
     scopes: tuple[str, ...] = ()
 
 
+class Unproven(ProbeFailed):
+    """the provider is busy or broken: it says nothing of the credential"""
+
+    code = "unproven"
+
+
 async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) -> Proof:
     """
     Try a credential. A provider without a probe takes it as it is.
 
     Raises:
         ProbeFailed: the provider did not accept it; the sentence has what it said.
+        Unproven: it did not say anything of the credential.
         Unavailable, Refused: the call could not be made.
     """
     if provider.probe is None:
@@ -41,9 +48,16 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
     reply = await outgoing.call(request, credential.destination, credential.token)
     problem = refusal(provider, reply, strict=True)
     if problem is not None:
+        if reply.status == 429 or reply.status >= 500:
+            raise Unproven(
+                f"{provider.title} did not accept the credential: {problem}",
+                hint="this may be no fault of the credential: try again later",
+            )
         raise ProbeFailed(
             f"{provider.title} did not accept the credential: {problem}",
-            hint=_hint(provider, reply.status),
+            hint=f"make a new one at {provider.token_page}"
+            if provider.token_page
+            else "check the token and the address",
         )
     parsed = _json(reply.body)
     account = field(parsed, provider.probe.account) if provider.probe.account else None
@@ -52,12 +66,6 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
         account if isinstance(account, str) else None,
         tuple(scope for scope in (part.strip() for part in scopes.split(",")) if scope),
     )
-
-
-def _hint(provider: Provider, status: int) -> str:
-    if status == 429 or status >= 500:
-        return "this may be no fault of the credential: try again later"
-    return f"make a new one at {provider.token_page}" if provider.token_page else "check the token and the address"
 
 
 def refusal(provider: Provider, reply: OutgoingReply, *, strict: bool) -> str | None:

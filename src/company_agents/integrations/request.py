@@ -20,9 +20,11 @@ from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, W
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.credential import Credential
-from company_agents.integrations.integrations import CONNECTED, NEEDS_ATTENTION, Integrations
+from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
+from company_agents.integrations.refresh import Refresher
+from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
@@ -52,6 +54,7 @@ class Requests:
     audit: AuditLog
     outgoing: Outgoing
     integrations: Integrations
+    refresher: Refresher
     turns: Turns
 
     async def request(
@@ -93,11 +96,35 @@ class Requests:
             found = await self._find(caller, integration)
             provider = self.integrations.providers.get(found["provider"])
             with contextlib.suppress(Gone):
-                reply = await self._sent(caller, found, _defaulted(request, provider))
-                await self._judge(caller, provider, found, reply)
-                return _shown(reply)
+                return _shown(await self._answered(caller, provider, found, _defaulted(request, provider)))
             # Rotated or deleted since it was found, and nothing was sent: look again.
         raise Busy("the credential is being rotated all the time", hint="try again")
+
+    async def _answered(
+        self, caller: Caller, provider: Provider, found: dict[str, Any], request: OutgoingRequest
+    ) -> OutgoingReply:
+        """
+        The reply, and what it says of the credential. The token of a consent is renewed before it ends; where it is
+        refused, it is renewed and the call made once more, whatever the method: who refuses a credential has done nothing
+        yet. A body that is streamed has gone by then, so such a call is not made again.
+        """
+        seen_by, again = "use", (caller, str(found["id"]))
+        if found["consent"] and found["is_ending"]:
+            await self.refresher.fresh(caller.scope, found["id"], found["version"], actor=caller.label)
+            # Whoever has waited may no longer be allowed.
+            found = await self._find(*again)
+        reply = await self._sent(caller, found, request)
+        if found["consent"] and isinstance(request.body, bytes) and refusal(provider, reply, strict=False):
+            base = found["written_by"]
+            state = await self.refresher.replaced(caller.scope, found["id"], found["version"], base, actor=caller.label)
+            if state is not None and state.written_by > base:
+                found = await self._find(*again)
+                reply = await self._sent(caller, found, request)
+            elif state is not None and state.problem == "not now":
+                # A new token will change that.
+                seen_by = "refresh"
+        await self._judge(caller, provider, found, reply, seen_by)
+        return reply
 
     async def _sent(self, caller: Caller, found: dict[str, Any], request: OutgoingRequest) -> OutgoingReply:
         facts = {
@@ -117,7 +144,7 @@ class Requests:
                 use.ended("replied", status=reply.status, removed=removed, host=credential.destination.origin)
         except Tampered:
             reason = "the stored credential was altered: connect it again"
-            await self.integrations.set_status(caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason)
+            await self.integrations.statuses.seen(caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason)
             raise
         return reply
 
@@ -155,14 +182,21 @@ class Requests:
             )
         return row
 
-    async def _judge(self, caller: Caller, provider: Provider, found: dict[str, Any], reply: OutgoingReply) -> None:
+    async def _judge(
+        self, caller: Caller, provider: Provider, found: dict[str, Any], reply: OutgoingReply, seen_by: str
+    ) -> None:
         problem = refusal(provider, reply, strict=False)
         status = NEEDS_ATTENTION if problem else CONNECTED
         if found["status"] == status or (problem is None and not 200 <= reply.status < 300):
             return
+        if problem is None and (found["status"] == EXPIRING or found["refresh_problem"] in BROKEN):
+            # It works, and will not for long; the status says that already.
+            return
         reason = f"{provider.title} did not accept the credential: {problem}" if problem else ""
         try:
-            await self.integrations.set_status(caller.scope, found["id"], found["version"], status, reason)
+            await self.integrations.statuses.seen(
+                caller.scope, found["id"], found["version"], status, reason, seen_by=seen_by
+            )
         except CompanyAgentsError:
             # The reply is the caller's, whether or not the status could be written; the next use writes it.
             return

@@ -12,36 +12,25 @@ be revoked at the provider; the secret of a token goes at once.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import CompanyAgentsError, NotFound, Tampered
 from company_agents.integrations.credential import Credential
+from company_agents.integrations.endings import plan
+from company_agents.integrations.provider import Provider
 from company_agents.secret_store.store import Gone, SecretStore, Use
 
-# A consent is refreshed before it expires: by this share of its life, and by this at least.
-EARLY = 0.1
-LEAST_EARLY = timedelta(seconds=60)
-# And by up to this share of its life more, at random: those that were made together are not refreshed together.
-SPREAD = 0.2
 # How often a provider is asked to revoke a version before its secret is deleted unrevoked: at once, and then after 1, 5 and
 # 25 minutes.
 MOST_TRIES = 4
 
 # Revokes a credential at its provider. False: the provider has no way. Raises `CompanyAgentsError` where it did not work.
 Revoke = Callable[[CompanyScope, UUID, int, Credential], Awaitable[bool]]
-
-
-def refresh_due(now: datetime, expires_at: datetime) -> datetime:
-    """When a consent of this moment is to be refreshed; one that lives for a minute or two, after half of its life."""
-    life = max(expires_at - now, timedelta(0))
-    early = max(LEAST_EARLY, EARLY * life) + random.uniform(0, SPREAD) * life  # noqa: S311
-    return expires_at - min(early, life / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +64,12 @@ class Versions:
     store: SecretStore
     revoke: Revoke | None = None
 
-    async def add(self, tx: Any, integration_id: UUID, version: int, credential: Credential) -> None:
+    async def add(
+        self, tx: Any, integration_id: UUID, version: int, credential: Credential, provider: Provider
+    ) -> None:
         """Seal a credential as the current version; there must be no other."""
+        now = datetime.now(UTC)
+        planned = plan(provider, credential.consent, began=now, now=now)
         secret = await self.store.put(tx, secret_name(integration_id, version), credential.sealed_form())
         expires_at = credential.consent.expires_at if credential.consent else None
         await tx.run(
@@ -87,11 +80,21 @@ class Versions:
             secret_id=secret,
             consent=credential.consent is not None,
             expires_at=expires_at,
-            refresh_due_at=refresh_due(datetime.now(expires_at.tzinfo), expires_at) if expires_at else None,
+            refresh_due_at=planned.due,
+            ends_at=planned.end.at,
+            ends_because=planned.end.because,
         )
 
     async def supersede(
-        self, tx: Any, integration_id: UUID, version: int, credential: Credential, actor: str, *, kills: bool
+        self,
+        tx: Any,
+        integration_id: UUID,
+        version: int,
+        credential: Credential,
+        provider: Provider,
+        actor: str,
+        *,
+        kills: bool,
     ) -> int:
         """
         Make a credential the current version in the place of `version`; its number is returned. The old one drains while
@@ -99,7 +102,7 @@ class Versions:
         """
         dead = [row["version"] for row in await tx.all("versions_live", integration_id=integration_id)] if kills else []
         await tx.run("version_drain", integration_id=integration_id)
-        await self.add(tx, integration_id, version + 1, credential)
+        await self.add(tx, integration_id, version + 1, credential, provider)
         await tx.run("pins_move", integration_id=integration_id, version=version + 1, sources=dead)
         await self.settle(tx, integration_id, actor, dead=dead)
         return version + 1

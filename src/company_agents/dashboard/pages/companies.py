@@ -10,7 +10,7 @@ from company_agents.dashboard.named import all_agents, all_integrations, events_
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError
 from company_agents.identity.permissions import Permission
-from company_agents.integrations.integrations import CONNECTED
+from company_agents.integrations.status import CONNECTED
 
 
 async def start(visit: Visit) -> Response:

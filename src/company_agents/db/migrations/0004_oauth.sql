@@ -12,7 +12,9 @@ ALTER TABLE integrations
     -- Days after which a rotation is asked for; NULL: never.
     ADD COLUMN rotate_every int CHECK (rotate_every BETWEEN 1 AND 3650),
     ADD COLUMN probed_at timestamptz,
-    ADD COLUMN probe_due_at timestamptz;
+    ADD COLUMN probe_due_at timestamptz,
+    -- The version of whose age somebody was reminded.
+    ADD COLUMN reminded_version int;
 
 -- A refresh renews a version in place. `attempt` is the fence: it grows with each attempt, and one may write only while no
 -- later one has written. `attempt_ends_at` is set while an attempt is under way or its end is not known.
@@ -23,10 +25,18 @@ ALTER TABLE credential_versions
     ADD COLUMN written_by bigint NOT NULL DEFAULT 0,
     ADD COLUMN attempt_began_at timestamptz,
     ADD COLUMN attempt_ends_at timestamptz,
-    -- How often the end of an attempt was not known, since the last one that succeeded.
+    -- How often the end of an attempt was not known since the last one that succeeded, and when the first of those began.
     ADD COLUMN uncertain int NOT NULL DEFAULT 0,
+    ADD COLUMN lost_at timestamptz,
     ADD COLUMN failures int NOT NULL DEFAULT 0,
-    ADD COLUMN refreshed_at timestamptz;
+    -- Why the last attempt brought nothing. After the last three there is no other.
+    ADD COLUMN refresh_problem text NOT NULL DEFAULT ''
+        CHECK (refresh_problem IN ('', 'not now', 'rejected', 'uncertain', 'gone', 'nothing')),
+    ADD COLUMN refreshed_at timestamptz,
+    -- When it ends for good whatever is done here, and by which rule; NULL: not known.
+    ADD COLUMN ends_at timestamptz,
+    ADD COLUMN ends_because text NOT NULL DEFAULT ''
+        CHECK (ends_because IN ('', 'token', 'refresh', 'idle', 'absolute', 'testing'));
 CREATE INDEX credential_versions_due ON credential_versions (refresh_due_at) WHERE refresh_due_at IS NOT NULL;
 
 CREATE TABLE integration_history (
@@ -100,6 +110,43 @@ BEGIN
     FOR each IN SELECT c.id FROM companies c LOOP
         PERFORM set_config('company_agents.company', each::text, true);
         IF EXISTS (SELECT FROM credential_versions v WHERE v.company_id = each AND v.refresh_due_at <= before) THEN
+            RETURN QUERY SELECT each;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Whether a version ends soon: in a week, or in the last third of a shorter life. A rule that may not apply to it, and that
+-- it has outlived, did not.
+CREATE FUNCTION version_ends_soon(v credential_versions) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(v.ends_at - least(interval '7 days', (v.ends_at - v.created_at) / 3) <= now()
+                    AND NOT (v.ends_because = 'testing' AND v.ends_at <= now()), false) $$;
+
+-- Whether a version is older than its integration wants it to be.
+CREATE FUNCTION version_is_old(i integrations, v credential_versions) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(v.created_at + i.rotate_every * interval '1 day' <= now(), false) $$;
+
+-- The companies for which something else is to be done: a probe, a reminder, a status that time has changed. Without
+-- probes (`every` is NULL) none is due.
+CREATE FUNCTION companies_with_upkeep_due(every interval) RETURNS TABLE (company_id uuid)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    each uuid;
+BEGIN
+    PERFORM set_config('company_agents.instance', 'on', true);
+    FOR each IN SELECT c.id FROM companies c LOOP
+        PERFORM set_config('company_agents.company', each::text, true);
+        IF EXISTS (
+            SELECT FROM integrations i
+            JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
+            WHERE i.company_id = each
+              AND ((every IS NOT NULL AND (i.probe_due_at IS NULL OR i.probe_due_at <= now()
+                                           OR i.probe_due_at > now() + 2 * every))
+                   OR (version_is_old(i, v) AND i.reminded_version IS DISTINCT FROM v.version)
+                   OR (i.status <> 'needs attention' AND (
+                        (i.status <> 'expiring') = version_ends_soon(v)
+                        OR (v.ends_at <= now() AND v.ends_because <> 'testing')
+                        OR (v.failures > 0 AND v.expires_at <= now()))))
+        ) THEN
             RETURN QUERY SELECT each;
         END IF;
     END LOOP;

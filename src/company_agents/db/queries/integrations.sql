@@ -24,7 +24,8 @@ WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
 
 -- name: integration_for_use
 -- For a run, the version that it is pinned to, also one that was cut; else the current one.
-SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id,
+SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id, v.consent, v.written_by, v.refresh_problem,
+       coalesce(v.expires_at <= now() + interval '30 seconds', false) AS is_ending,
        p.run_id IS NOT NULL AS is_pinned, coalesce(p.cut_at IS NOT NULL, false) OR v.state = 'retired' AS is_cut
 FROM integrations i
 LEFT JOIN run_pins p ON p.integration_id = i.id AND p.run_id = %(run_id)s::uuid
@@ -71,12 +72,6 @@ SELECT secret_id FROM credential_versions WHERE integration_id = %(id)s AND secr
 -- name: integration_delete
 DELETE FROM integrations WHERE id = %(id)s;
 
--- name: integration_status
-UPDATE integrations SET
-    status_since = CASE WHEN status = %(status)s AND status_reason = %(reason)s THEN status_since ELSE now() END,
-    status = %(status)s, status_reason = %(reason)s, scopes = coalesce(%(scopes)s::text[], scopes), updated_at = now()
-WHERE id = %(id)s;
-
 -- name: integration_allow
 INSERT INTO integration_agents (company_id, integration_id, agent_id)
 VALUES (%(company_id)s, %(integration_id)s, %(agent_id)s) ON CONFLICT DO NOTHING;
@@ -88,9 +83,10 @@ DELETE FROM integration_agents WHERE integration_id = %(integration_id)s AND age
 UPDATE integrations SET allow_all = %(on)s, updated_at = now() WHERE id = %(id)s;
 
 -- name: version_insert
-INSERT INTO credential_versions (company_id, integration_id, version, state, secret_id, consent, expires_at, refresh_due_at)
+INSERT INTO credential_versions (company_id, integration_id, version, state, secret_id, consent, expires_at, refresh_due_at,
+                                 ends_at, ends_because)
 VALUES (%(company_id)s, %(integration_id)s, %(version)s, 'current', %(secret_id)s, %(consent)s, %(expires_at)s,
-        %(refresh_due_at)s);
+        %(refresh_due_at)s, %(ends_at)s, %(ends_because)s);
 
 -- name: version_drain
 UPDATE credential_versions SET state = 'draining' WHERE integration_id = %(integration_id)s AND state = 'current';
