@@ -46,6 +46,7 @@ from company_agents.integrations.versions import Versions
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.keysources.document import read_document
 from company_agents.logs import Redactor
+from company_agents.outbox.outbox import Outbox, open_outbox
 from company_agents.outgoing.client import Outgoing
 from company_agents.outgoing.exchange import Exchange
 from company_agents.rotation.background import Background
@@ -111,6 +112,7 @@ class App:
     runs: Runs
     tasks: Tasks
     memory: Memories
+    outbox: Outbox
     redactor: Redactor
 
 
@@ -164,6 +166,7 @@ async def open_app(
         with contextlib.suppress(CompanyAgentsError):
             await audit_keys.newest()
             await record_states(db, audit, audit_keys)
+        outbox = await stack.enter_async_context(open_outbox(settings, store, audit, instance, long_lived=long_lived))
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
         await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
@@ -192,7 +195,10 @@ async def open_app(
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
-        panic.followers.append(background.stop)
+        panic.followers.extend((background.stop, outbox.seal))
+        if long_lived:
+            outbox.deliverer.start()
+            stack.push_async_callback(outbox.deliverer.close)
         stack.push_async_callback(background.close)
         replica = Replica(db, held, panic.drop, panic.restore) if long_lived else None
         if replica is not None:
@@ -203,7 +209,7 @@ async def open_app(
             settings=settings,
             instance=Instance(instance, db),
             audit=audit,
-            events=AuditEvents(db, audit_keys.all, instance),
+            events=AuditEvents(db, audit_keys.all, instance, outbox.head_keys.checks),
             keys=Keys(db, source, held, settings.key_period),
             rotator=rotator,
             background=background,
@@ -237,6 +243,7 @@ async def open_app(
             runs=runs,
             tasks=Tasks(),
             memory=Memories(),
+            outbox=outbox,
             redactor=redactor,
         )
 

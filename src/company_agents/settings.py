@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_CALL_LIMIT"),
         description="bytes that the body of one outgoing call or its reply may have",
     )
+    audit_sinks: str = _setting(
+        "",
+        "COMPANY_AGENTS_AUDIT_SINKS",
+        "where the audit chains go out to as they grow: addresses, separated by commas, each with `required` before it where "
+        "no credential is to be used while it cannot be written; see [audit-sinks.md](audit-sinks.md)",
+    )
     refreshes: int = Field(
         default=16,
         ge=1,

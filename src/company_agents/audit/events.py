@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from company_agents.audit.against import Check, Compared, Comparison, opened
 from company_agents.audit.verify import Verified, following, newest, verify_chain
 from company_agents.db.database import Database, Tx
 from company_agents.errors import NotFound, WrongUsage
@@ -24,6 +26,7 @@ class AuditEvents:
     db: Database
     keys: Callable[[], Awaitable[dict[int, Sensitive]]]
     instance_id: UUID
+    head_checks: Callable[[], Awaitable[dict[int, Check]]]
     # A chain is read whole, and keeps a connection for as long as that takes. Everybody who may see a chain may have it
     # proved, as often as they like: one at a time, so that nobody runs out of connections for it.
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
@@ -69,6 +72,20 @@ class AuditEvents:
             # A chain of no company is either left over or planted; it is shown, not passed over.
             chains += [row["chain"] for row in await tx.all("audit_chains") if row["chain"] not in known]
             return [await verify_chain(tx, chain, keys) for chain in chains]
+
+    async def compare(self, path: Path) -> Compared:
+        """
+        Compare the chains with a file of what left of them. For the command line.
+
+        Raises:
+            WrongUsage: the file cannot be read.
+        """
+        keys, checks = await self.keys(), await self.head_checks()
+        # First the file: what stands in it by then was committed before.
+        with opened(path) as (file, size):
+            async with self._instance() as tx:
+                await tx.run("audit_one_moment")
+                return await Comparison(keys, checks).run(tx, file, size)
 
     async def company_exists(self, company_id: UUID) -> None:
         """

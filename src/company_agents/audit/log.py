@@ -36,14 +36,21 @@ log = logging.getLogger(__name__)
 AuditKey = Callable[[], Awaitable[tuple[int, Sensitive]]]
 
 
+class SinkDown(Unavailable):
+    """an audit sink cannot be written, and no credential is used without it"""
+
+    code = "audit_sink_down"
+
+
 @dataclass(slots=True)
 class _Pending:
     chain: UUID
     record: str
-    waiter: asyncio.Future[Row | None] | None
+    waiter: asyncio.Future[None] | None
     # A sealed secret to be read with it, and what was found.
     secret: UUID | None = None
     row: Row | None = None
+    seq: int = 0
 
 
 @dataclass(slots=True)
@@ -65,6 +72,9 @@ class AuditLog:
     key: AuditKey
     instance_id: UUID
     forget_key: Callable[[], None] = lambda: None
+    # Told which chains have grown; and awaited with a chain and a number before a use goes on. None: nobody asks.
+    grown: Callable[[list[UUID]], None] | None = None
+    out: Callable[[UUID, int], Awaitable[None]] | None = None
     _queue: list[_Pending] = field(default_factory=list)
     _heads: dict[UUID, Head] = field(default_factory=dict)
     _folds: dict[tuple[Any, ...], _Fold] = field(default_factory=dict)
@@ -98,24 +108,29 @@ class AuditLog:
     async def append_and_read(self, company_id: UUID, secret_id: UUID, action: str, **facts: Any) -> Row | None:
         """
         Append an event to the chain of a company, and read a sealed secret of that company in the same round trip. The
-        row, or None where there is none of this id, is handed over when the event is committed.
+        row, or None where there is none of this id, is handed over when the event is committed, and out where it must be.
 
         Raises:
             Unavailable: it could not be written; there is no row to be opened.
+            SinkDown: it was written here, and did not get out.
         """
-        return await self._appended(company_id, secret_id, action, facts)
+        pending = await self._appended(company_id, secret_id, action, facts)
+        if self.out is not None:
+            await self.out(pending.chain, pending.seq)
+        return pending.row
 
     async def _appended(
         self, company_id: UUID | None, secret_id: UUID | None, action: str, facts: dict[str, Any]
-    ) -> Row | None:
+    ) -> _Pending:
         if self._task is None or self._closing:
             raise Unavailable("the audit log is closed")
-        waiter: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pending = _Pending(company_id or self.instance_id, self._record(action, facts), waiter, secret_id)
         self._queue.append(pending)
         self._wake.set()
         try:
-            return await waiter
+            await waiter
+            return pending
         except asyncio.CancelledError:
             # It may be written already, so it stays, as one that nobody waits for.
             pending.waiter = None
@@ -185,6 +200,7 @@ class AuditLog:
         left: dict[UUID, list[_Pending]] = {}
         for pending in batch:
             left.setdefault(pending.chain, []).append(pending)
+        chains = list(left) if self.grown is not None else []
         try:
             await self._link_and_write(left)
         except Exception as error:
@@ -196,6 +212,8 @@ class AuditLog:
                 log.warning("the audit log could not be written", exc_info=error)
             await self._give_up([pending for events in left.values() for pending in events], error)
             return False
+        if self.grown is not None:
+            self.grown(chains)
         return True
 
     async def _give_up(self, batch: list[_Pending], error: Exception) -> None:
@@ -250,8 +268,9 @@ class AuditLog:
         bases = [self._heads.get(chain, Head()) for chain in chains]
         heads, macs = [], []
         for chain, head in zip(chains, bases, strict=True):
-            for record in by_chain[chain]:
-                head = Head(head.seq + 1, link(key, chain, head.seq + 1, head.mac, record))
+            for pending in left[chain]:
+                head = Head(head.seq + 1, link(key, chain, head.seq + 1, head.mac, pending.record))
+                pending.seq = head.seq
                 macs.append(head.mac)
             heads.append(head)
         params = [
@@ -290,7 +309,7 @@ def _written(left: dict[UUID, list[_Pending]], moved: dict[UUID, Head]) -> None:
     for chain in [chain for chain in left if chain not in moved]:
         for pending in left.pop(chain):
             if pending.waiter is not None and not pending.waiter.done():
-                pending.waiter.set_result(pending.row)
+                pending.waiter.set_result(None)
 
 
 def _plain(value: Any) -> Any:

@@ -5,16 +5,18 @@ company-agents audit …
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
+from company_agents.audit.against import Compared
 from company_agents.cli import terminal
 from company_agents.cli.command import Session, command, noun
 from company_agents.cli.options import a_number, an_id
 from company_agents.cli.terminal import NOTHING, Result, count, plain
-from company_agents.errors import Exit
+from company_agents.errors import Exit, WrongUsage
 
 group = noun("audit", "What happened.")
 
@@ -57,8 +59,21 @@ async def tail(
 
 
 @command(group, "verify")
-async def verify(session: Session, company: Company = None) -> Result:
+async def verify(
+    session: Session,
+    company: Company = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="FILE", help="compare all chains with what left of them, as a file sink has it"
+        ),
+    ] = None,
+) -> Result:
     """Prove the chains: an event that was edited, deleted, reordered or inserted is named."""
+    if against is not None:
+        if company is not None:
+            raise WrongUsage("--against compares every chain that is in the file", hint="leave --company away")
+        return _compared(await session.app.events.compare(against))
     if company is None:
         chains = await session.app.events.verify_all()
     else:
@@ -80,6 +95,42 @@ async def export(session: Session, company: Company = None) -> Result:
         async for event in session.app.events.linked(chain):
             terminal.line({"company": chain, **event})
     return Result(None)
+
+
+@command(group, "key")
+async def key(
+    session: Session,
+    renew: Annotated[bool, typer.Option("--renew", help="make a new key, which signs from now on")] = False,
+) -> Result:
+    """Print the public keys with which the heads that leave are signed. Keep them where the lines are kept."""
+    head_keys = session.app.outbox.head_keys
+    if renew:
+        await session.app.audit.append(None, "audit.head_key_renewed", actor=session.principal.label)
+        await head_keys.renew()
+    keys = [{"number": key.number, "public": key.text} for key in await head_keys.public()]
+    lines = "\n".join(f"{key['number']}  {key['public']}" for key in keys)
+    return Result({"items": keys, "next": None}, text=lines)
+
+
+@command(group, "sinks")
+async def sinks(session: Session) -> Result:
+    """Show where the chains go out to, and how that goes."""
+    states = await session.app.outbox.sinks.states(session.principal)
+    return Result({"items": states, "next": None}, columns=("address", "required", "written_at", "problem"))
+
+
+def _compared(compared: Compared) -> Result:
+    """What was compared, and the first place where it is not the same."""
+    lines = [
+        f"{count(compared.events, 'event')} and {count(compared.heads, 'signed head')} "
+        f"of {count(compared.chains, 'chain')} in the file"
+    ]
+    if compared.torn:
+        lines.append(f"{count(compared.torn, 'line')} not whole, and passed over")
+    lines += [f"line {each.line}, chain {each.chain}, event {each.seq}: {each.what}" for each in compared.faults]
+    lines.append("something is wrong" if compared.faults else "nothing is wrong")
+    data = {"ok": not compared.faults, **plain(compared)}
+    return Result(data, text="\n".join(lines), exit_status=Exit.FAILED if compared.faults else Exit.DONE)
 
 
 async def _chains(session: Session, company: UUID | None) -> list[UUID | None]:

@@ -67,6 +67,8 @@ class Permission(StrEnum):
     TASK_READ = "company:task:read"
     TASK_WRITE = "company:task:write"
     MEMORY = "agent:memory:own"
+    WEBHOOK_READ = "company:webhook:read"
+    WEBHOOK_MANAGE = "company:webhook:manage"
     AUDIT_READ = "company:audit:read"
 
 
@@ -109,6 +111,9 @@ TABLE: dict[Permission, Who] = {
     Permission.TASK_READ: _VIEWER | _AGENT,
     Permission.TASK_WRITE: _OPERATOR | _AGENT,
     Permission.MEMORY: _AGENT,
+    # The address of a webhook may hold a token of its receiver.
+    Permission.WEBHOOK_READ: _OPERATOR,
+    Permission.WEBHOOK_MANAGE: _OPERATOR,
     Permission.AUDIT_READ: _VIEWER,
 }
 
@@ -119,6 +124,8 @@ DANGEROUS = frozenset(
         Permission.INTEGRATION_ALLOW,
         Permission.INTEGRATION_ROTATE,
         Permission.INTEGRATION_DELETE,
+        # Who registers an address has a company's events sent there.
+        Permission.WEBHOOK_MANAGE,
         Permission.PROVIDER_CONFIGURE,
         Permission.AGENT_TOKEN,
         Permission.OPERATOR_MANAGE,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from company_agents.audit.log import AuditLog
+from company_agents.audit.log import AuditLog, SinkDown
 from company_agents.companies.scope import CompanyScope, Scope
 from company_agents.crypto.cipher import Sealed, seal, unseal
 from company_agents.crypto.keyring import UnknownKey
@@ -123,6 +123,10 @@ class SecretStore:
         try:
             row = await self.audit.append_and_read(scope.company_id, secret_id, "credential.begun", use=use_id, **facts)
         except asyncio.CancelledError:
+            self.audit.note(scope.company_id, "credential.ended", use=use_id, **{**_who(facts), **result})
+            raise
+        except SinkDown as error:
+            result["error"] = error.reason
             self.audit.note(scope.company_id, "credential.ended", use=use_id, **{**_who(facts), **result})
             raise
         try:

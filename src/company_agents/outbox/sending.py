@@ -1,0 +1,145 @@
+"""
+One message to one webhook: signed, sent, and what came of it written down.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import CompanyScope
+from company_agents.errors import CompanyAgentsError, Sealed
+from company_agents.outbox.signing import Held
+from company_agents.outgoing.exchange import Answer, Exchange
+from company_agents.secret_store.store import SecretStore
+
+# How long a receiver has to answer, and how long nobody else sends what was claimed (seconds).
+SEND_TIME = 15.0
+CLAIM_TIME = 40.0
+# How long after each failure it is tried again (seconds): Standard Webhooks, "Delivery and retries". The last is repeated.
+SCHEDULE = (5, 300, 1800, 7200, 18000, 36000)
+JITTER = 0.2
+# A webhook that takes nothing for so long is disabled, and a message that is not taken for so long is given up.
+PATIENCE = timedelta(days=5)
+GONE = 410
+_MOST_WAIT = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that was claimed to be sent; `attempts` has this one counted."""
+
+    id: UUID
+    webhook_id: UUID
+    claim: UUID
+    message_id: str
+    type: str
+    payload: str
+    attempts: int
+    first_tried_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came of an attempt: the HTTP status, and what is wrong (nothing, where it was delivered)."""
+
+    answer: int | None
+    error: str = ""
+    retry_after: int = 0
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the receiver took it."""
+        return not self.error
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Sends what was claimed."""
+
+    store: SecretStore
+    audit: AuditLog
+    exchange: Exchange
+
+    async def deliver(self, scope: CompanyScope, delivery: Delivery, *, once: bool = False) -> Sent:
+        """
+        Send a message and write down what came of it; `once`: it is not tried again.
+
+        Raises:
+            Sealed: the instance is sealed; the claim ends by itself.
+            Unavailable: what came of it could not be written down. Then it is sent again, under the same id.
+        """
+        sent = await self._send(scope, delivery)
+        if sent.delivered:
+            await self._end(scope, delivery, sent, "delivered", 0)
+            return sent
+        over = delivery.first_tried_at is not None and datetime.now(UTC) - delivery.first_tried_at >= PATIENCE
+        state = "given up" if once or over else "waiting"
+        await self._end(scope, delivery, sent, state, max(wait_after(delivery.attempts), sent.retry_after))
+        return sent
+
+    async def _send(self, scope: CompanyScope, delivery: Delivery) -> Sent:
+        try:
+            sealed = await self.store.open_own(scope, f"webhook/{delivery.webhook_id}")
+            if sealed is None:
+                return Sent(None, "the webhook is not there any more")
+            held = Held.from_sealed(sealed)
+            body = delivery.payload.encode()
+            signed = held.signed(delivery.message_id, datetime.now(UTC), body)
+            answer = await self.exchange.send(
+                "POST", held.url, headers=signed, body=body, allow_private=held.allow_private
+            )
+        except Sealed:
+            raise
+        except CompanyAgentsError as error:
+            return Sent(None, error.sentence)
+        return _judged(answer)
+
+    async def _end(self, scope: CompanyScope, delivery: Delivery, sent: Sent, state: str, wait: float) -> None:
+        async with scope.transaction() as tx:
+            # First the webhook, then what is sent to it: in one order with whoever deletes it.
+            row = await tx.one("webhook_hold", id=delivery.webhook_id)
+            if row is None:
+                return
+            ended = await tx.run(
+                "delivery_ended",
+                id=delivery.id,
+                claim=delivery.claim,
+                state=state,
+                wait=wait,
+                answer=sent.answer,
+                error=sent.error[:500],
+            )
+            if not ended:
+                # Another has it by now: what it says is newer.
+                return
+            if sent.delivered:
+                await tx.run("webhook_succeeded", id=delivery.webhook_id)
+                return
+            row = await tx.one("webhook_failed", id=delivery.webhook_id, seconds=PATIENCE.total_seconds())
+            gone = sent.answer == GONE
+            if row is None or row["status"] != "enabled" or not (gone or row["for_long"]):
+                return
+            reason = "the receiver says that it is gone (410)" if gone else f"nothing arrived for {PATIENCE.days} days"
+            if await tx.run("webhook_disable", id=delivery.webhook_id, reason=reason):
+                facts = {"webhook": delivery.webhook_id, "reason": reason}
+                await self.audit.append(scope.company_id, "webhook.disabled", **facts)
+
+
+def wait_after(attempts: int) -> float:
+    """Seconds until the next attempt, after so many: as the schedule says, spread."""
+    planned = SCHEDULE[min(max(attempts, 1), len(SCHEDULE)) - 1]
+    return planned * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 — nothing hangs on its being unguessable
+
+
+def _judged(answer: Answer) -> Sent:
+    if 200 <= answer.status < 300:
+        return Sent(answer.status)
+    if 300 <= answer.status < 400:
+        return Sent(answer.status, f"it answered with a redirect ({answer.status}), and none is followed")
+    said = answer.headers.get("Retry-After", "")
+    wait = min(int(said), _MOST_WAIT) if said.isascii() and said.isdigit() and len(said) < 9 else 0
+    return Sent(answer.status, f"it answered {answer.status}", wait)
