@@ -116,7 +116,7 @@ class Flows:
         """
         asked = await self._claimed(caller, session_id, provider_name, params.get("state", ""))
         provider, _ = with_oauth(self.providers.get(provider_name), asked.wanted.issuer)
-        facts = {"provider": provider.name, "integration": asked.wanted.integration_id}
+        reason = "issuer" if _is_of_another(asked, params) else "denied" if params.get("error") else ""
         try:
             code = read_callback(params, issuer=asked.endpoints.issuer, iss_required=asked.endpoints.iss_in_reply)
             client = await self.same_client(caller, asked)
@@ -129,7 +129,12 @@ class Flows:
             )
         except CompanyAgentsError as error:
             self.audit.refusal(
-                caller.scope.company_id, "consent.refused", actor=caller.label, reason=error.reason, **facts
+                caller.scope.company_id,
+                "consent.refused",
+                actor=caller.label,
+                integration=asked.wanted.integration_id,
+                provider=provider.name,
+                reason=reason or error.reason,
             )
             raise
         ready = Ready(asked.wanted, provider, client, asked.destination)
@@ -364,6 +369,11 @@ def _new_state(company_id: UUID, flow_id: UUID) -> str:
 
 def _hash(state: str) -> bytes:
     return hashlib.sha256(state.encode()).digest()
+
+
+def _is_of_another(asked: Asked, params: Mapping[str, str]) -> bool:
+    said = params.get("iss")
+    return said != asked.endpoints.issuer if said or asked.endpoints.iss_in_reply else False
 
 
 def _credential(ready: Ready, flow: str, granted: Granted) -> Credential:
