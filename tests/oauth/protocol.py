@@ -17,7 +17,10 @@ from authlib.oauth2.rfc7591 import ClientRegistrationEndpoint
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from authlib.oauth2.rfc8628 import DeviceAuthorizationEndpoint, DeviceCodeGrant
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flask import Flask
+from joserfc import jwk
 
 from tests.oauth.state import PERSON, Code, Device, RegisteredClient, State, Token
 
@@ -219,6 +222,7 @@ def _assertion(state: State, url: str):
             return fresh
 
         def resolve_client_public_key(self, client):
-            return client.public_key
+            kind = jwk.RSAKey if isinstance(load_pem_public_key(client.public_key), rsa.RSAPublicKey) else jwk.ECKey
+            return kind.import_key(client.public_key)
 
     return Assertion()

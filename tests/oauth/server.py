@@ -100,6 +100,7 @@ class AuthorizationServer:
         self.clock_offset = 0.0
         self.calls: list[Call] = []
         self._misbehaviours: list[Misbehaviour] = []
+        self._published: dict[str, tuple[Any, int]] = {}
         self._released = threading.Event()
         self._held = threading.Semaphore(0)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_handler(self))
@@ -108,7 +109,7 @@ class AuthorizationServer:
         self.iss: str | None = self.url
         self.metadata: dict[str, Any] = self._metadata()
         self._app = self._routes()
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def start(self) -> Self:
         self._thread.start()
@@ -204,6 +205,10 @@ class AuthorizationServer:
         with self.state.lock:
             next(d for d in self.state.devices.values() if d.user_code == user_code).approved = approve
 
+    def publish(self, path: str, content: Any, status: int = 200) -> None:
+        """Answer with this JSON at a path of its own, or in place of what is there."""
+        self._published[path] = (content, status)
+
     def calls_to(self, path: str) -> list[Call]:
         with self.state.lock:
             return [call for call in self.calls if call.path == path]
@@ -242,6 +247,9 @@ class AuthorizationServer:
         return reply(environ, start_response)
 
     def _carried_out(self, environ: dict[str, Any], call: Call, body: bytes) -> Response:
+        if call.path in self._published:
+            content, status = self._published[call.path]
+            return Response(json.dumps(content), status, content_type="application/json")
         if call.path == "/token" and "json" in environ.get("CONTENT_TYPE", ""):
             # Authlib knows forms only.
             body = urlencode(call.fields).encode()

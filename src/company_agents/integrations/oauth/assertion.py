@@ -28,7 +28,6 @@ _LIFE = 180
 _LEAST_OFF = 30.0
 _MOST_OFF = 86_400.0
 _LEAST_RSA = 2048
-_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 def client_assertion(client: Client, audience: str, *, now: float) -> Sensitive:
@@ -106,6 +105,6 @@ def _key(secret: Sensitive) -> tuple[jwk.RSAKey | jwk.ECKey, str]:
         raise wrong from None
     if isinstance(raw, rsa.RSAPrivateKey) and raw.key_size >= _LEAST_RSA:
         return jwk.RSAKey.import_key(raw), "RS256"
-    if isinstance(raw, ec.EllipticCurvePrivateKey) and raw.curve.name in _CURVES:
-        return jwk.ECKey.import_key(raw), _CURVES[raw.curve.name]
+    if isinstance(raw, ec.EllipticCurvePrivateKey) and isinstance(raw.curve, ec.SECP256R1):
+        return jwk.ECKey.import_key(raw), "ES256"
     raise wrong

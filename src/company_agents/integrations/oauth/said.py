@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from company_agents.sensitive import MASK, Sensitive, harmless
 
 _MOST = 60
+# A shorter piece of a key is in ordinary words by chance.
+_LEAST_PIECE = 6
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/!' -]*")
 # The errors of RFC 6749, 6750, 7009, 7591 and 8628: always good to repeat, whatever a secret looks like.
 _STANDARD = frozenset(
@@ -34,4 +36,5 @@ def said(word: object, sent: Iterable[Sensitive] = ()) -> str:
 
 def _touches(text: str, secret: Sensitive) -> bool:
     value = secret.reveal().decode("utf-8", errors="replace")
-    return bool(value) and (value in text or any(part in value for part in text.split()))
+    pieces = [part for part in text.split() if len(part) >= _LEAST_PIECE]
+    return bool(value) and (value in text or any(piece in value for piece in pieces))
