@@ -46,7 +46,7 @@ def register(cli: typer.Typer) -> None:
     def doctor(as_json: AsJson = False) -> None:
         """Look at everything that must be right, and say what is not."""
         settings = settings_of_command()
-        checks = [_home(settings), *_left_behind(settings), _disk(settings)]
+        checks = [_home(settings), *_left_behind(settings), _disk(settings), *_provider_files(settings)]
         # To look is not to make: an instance begins with `up` or with a first command.
         if (settings.home / "db").exists() or settings.database_url is not None:
             checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]
@@ -89,6 +89,16 @@ def _disk(settings: Settings) -> Check:
     folder = next(parent for parent in (settings.home, *settings.home.parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     return Check("disk", free >= LEAST_DISK, f"{free // 1024**2} MiB free", "make room: a full disk stops every write")
+
+
+def _provider_files(settings: Settings) -> list[Check]:
+    from company_agents.integrations.provider import Providers, shipped
+
+    providers = Providers.at(settings.home)
+    bad, own = providers.bad_files(), len(providers.list()) - len(shipped())
+    if not bad:
+        return [Check("providers", True, f"{count(own, 'file')} of your own, read")] if own else []
+    return [Check("providers", False, str(file), "docs/providers.md has all fields") for file in bad]
 
 
 def _orchestrator(settings: Settings) -> Check:
