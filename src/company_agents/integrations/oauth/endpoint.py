@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote_plus
 
 from company_agents.errors import Refused, WrongUsage
@@ -62,7 +62,7 @@ class Heard:
     """
 
     answer: Answer
-    fields: Fields | None
+    fields: Fields | None = field(repr=False)
     words: tuple[str, ...]
     now: float
 

@@ -77,13 +77,12 @@ def lifetime(value: Any, now: float) -> float | None:
     write "does not expire"), or a moment that is past.
     """
     seconds = _number(value)
-    if seconds is None and isinstance(value, str):
-        seconds = _moment(value)
-    if seconds is None or seconds <= 0:
-        return None
-    if seconds >= _MOMENT_MS:
-        seconds /= 1000
-    if seconds >= _MOMENT:
+    if seconds is None:
+        moment = _moment(value) if isinstance(value, str) else None
+        seconds = moment - now if moment is not None else 0.0
+    elif seconds >= _MOMENT_MS:
+        seconds = seconds / 1000 - now
+    elif seconds >= _MOMENT:
         seconds -= now
     return min(seconds, LONGEST_LIFE) if seconds > 0 else None
 

@@ -5,7 +5,7 @@ Providers' own ways that data cannot say, one small function each.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from company_agents.errors import WrongUsage
@@ -27,12 +27,15 @@ _SLACK_TYPES = frozenset({"bot", "user"})
 class Standardised:
     """A reply as RFC 6749 has it, and the names of token types that mean bearer here."""
 
-    fields: Fields
+    fields: Fields = field(repr=False)
     token_types: frozenset[str] = NO_TYPES
 
 
 def standardised(oauth: OAuth, fields: Fields) -> Standardised:
-    """The reply of a token endpoint, made standard where the provider's is not."""
+    """
+    The reply of a token endpoint, made standard where the provider's is not. `shop` has a host for each customer, and replies
+    as the standard says.
+    """
     return slack_reply(fields) if oauth.quirk == "slack" else Standardised(fields)
 
 
@@ -86,7 +89,7 @@ def github_installation_reply(fields: Fields) -> Fields:
 def github_installation_rules(oauth: OAuth) -> OAuth:
     """What the file says of where a reply has things is about its other flows."""
     standard = {"access_field": "access_token", "expires_field": "expires_in", "scope_field": "scope"}
-    return oauth.model_copy(update={**standard, "account_field": None, "lifetime": None})
+    return oauth.model_copy(update={**standard, "account_field": None})
 
 
 def revocation(client: Client, url: str, token: Sensitive, kind: str) -> Asked:
