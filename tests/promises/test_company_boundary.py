@@ -19,7 +19,7 @@ from psycopg import errors
 from company_agents.app import App
 from company_agents.errors import NotFound, Unauthenticated
 from company_agents.identity.permissions import Role
-from company_agents.identity.tokens import new_agent_token
+from company_agents.identity.tokens import new_agent_token, new_run_token
 from tests.conftest import LOCAL, Tenant
 from tests.dashboard.people import member
 from tests.promises.evidence import Past, connect_integration, recorded, sql
@@ -70,6 +70,7 @@ async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
     task = await app.tasks.create(tenant.local, "a task", assignee=tenant.agent.agent_id())
     await app.tasks.comment(tenant.local, task.id, "a remark")
     await app.memory.write(tenant.agent, "a note")
+    await app.runs.open(tenant.agent)
     await app.operators.invite(tenant.local, Role.VIEWER)
     return tenant
 
@@ -308,6 +309,10 @@ async def test_a_token_that_claims_another_company_or_agent_finds_nothing(app: A
     for company, agent in false:
         with pytest.raises(Unauthenticated):
             await app.identity.agent(new_agent_token(company, agent).reveal_text())
+    ours, others = ((await app.runs.open(one.agent))[0].id for one in (mine, theirs))
+    for company, run in [(theirs.company.id, ours), (mine.company.id, others), (uuid.uuid4(), ours)]:
+        with pytest.raises(Unauthenticated):
+            await app.identity.run(new_run_token(company, run).reveal_text())
     refused = await recorded(app, None, "token.refused", reason="unknown")
     assert refused
     for tenant in (mine, theirs):

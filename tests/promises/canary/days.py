@@ -87,8 +87,26 @@ def agents(story: Story) -> None:
         story.tokens[who] = story.agent_token(text, f"token of {who}")
         assert doors.tool(token, "whoami", {}).status == 401
         assert doors.rest(token, "GET", "/v1/me").status == 401
+    runs(story)
     doors.json("agent", "pause", "--id", story.agents["cid"])
     assert doors.tool(story.tokens["cid"], "whoami", {}).status == 401
+
+
+def runs(story: Story) -> None:
+    """Two of one agent: one ends, one goes on."""
+    doors, api = story.doors, f"/v1/companies/{story.company}/runs"
+    for name in ("token of the run that ends", "token of the run that goes on"):
+        headers = {"Idempotency-Key": name.replace(" ", "-")}
+        asked: dict[str, Any] = {"body": {"purpose": name}, "headers": headers}
+        made = doors.rest(story.tokens["ben"], "POST", api, **asked, shown={name}).json
+        token = story.run_token(made["token"], name)
+        assert doors.rest(story.tokens["ben"], "POST", api, **asked).json["token"] is None
+        assert doors.tool(token, "whoami", {}).json["result"]["structuredContent"]["run"] == made["id"]
+        fence = {"fencing_token": made["fencing_token"]}
+        assert doors.rest(token, "POST", f"{api}/{made['id']}/renew", fence).status == 200
+        if name.endswith("ends"):
+            assert doors.rest(token, "POST", f"{api}/{made['id']}/finish", fence).status == 200
+            assert doors.tool(token, "whoami", {}).status == 401
 
 
 def _api(story: Story) -> str:

@@ -20,6 +20,7 @@ from tests.promises.canary.provider import EchoingSlack
 from tests.promises.canary.search import Canaries, Place, made_up, token_like
 
 AGENT_TOKEN = re.compile(r"ca_agent_[A-Za-z0-9_-]{92}")
+RUN_TOKEN = re.compile(r"ca_run_[A-Za-z0-9_-]{92}")
 OPERATOR_TOKEN = re.compile(r"ca_op_[A-Za-z0-9_-]{70}")
 
 
@@ -106,6 +107,10 @@ class Story:
     def agent_token(self, text: str, name: str) -> str:
         """The token of ours that this text shows."""
         return self._token(AGENT_TOKEN, text, name)
+
+    def run_token(self, text: str, name: str) -> str:
+        """The same, of a run."""
+        return self._token(RUN_TOKEN, text, name)
 
     def an_operator_token(self, text: str, name: str) -> str:
         """The same, of an operator."""

@@ -14,11 +14,10 @@ from company_agents.api.callers import GuardedRoute, InCompany, Parts, SendingRo
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
+from company_agents.api.run_schemas import CutOut, Cutting
 from company_agents.api.schemas import (
     Answer,
     Call,
-    CutOut,
-    Cutting,
     IntegrationOut,
     IntegrationWithVersions,
     NewIntegration,

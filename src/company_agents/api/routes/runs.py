@@ -14,7 +14,8 @@ from company_agents.api.callers import GuardedRoute, InCompany, Parts
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import Cancelling, Ending, Held, NewRun, PageOf, RunOpened, RunOut, RunWithPins
+from company_agents.api.run_schemas import Cancelling, Ending, Held, NewRun, RunOpened, RunOut, RunWithPins
+from company_agents.api.schemas import PageOf
 from company_agents.identity.paging import Page
 from company_agents.runs.runs import STATES, Run
 
