@@ -5,10 +5,13 @@ Receivers on loopback, and a look past us into the database.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 
-from company_agents.app import App
+from company_agents.app import App, open_app
+from company_agents.settings import Settings, read_settings
 from tests.conftest import Tenant
 from tests.promises.evidence import Past, connect_past
 
@@ -26,3 +29,20 @@ async def superuser(app: App) -> AsyncIterator[Past]:
 async def mine(tenant: MakeTenant) -> Tenant:
     """A company of this test."""
     return await tenant()
+
+
+Beside = Callable[[str], AbstractAsyncContextManager[App]]
+
+
+@pytest.fixture
+def beside(settings: Settings) -> Beside:
+    """Another orchestrator on the same home, with these audit sinks."""
+
+    def open_beside(sinks: str, **more: Any) -> AbstractAsyncContextManager[App]:
+        return open_app(read_settings(**_given(settings), audit_sinks=sinks, **more), long_lived=True)
+
+    return open_beside
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    return {"home": settings.home, "database_url": None, "master_key_path": None, "master_key_source": None}

@@ -331,12 +331,11 @@ async def test_a_name_that_leads_to_this_machine_is_not_connected_to(app: App, m
 
 
 async def test_a_redirect_is_not_followed_not_even_to_this_machine(app: App, mine: Tenant) -> None:
-    async with serve(TAKEN) as other:
-        async with serve(reply(b"", "307 Temporary", location=f"{other.url}/inside")) as server:
-            webhook, _ = await registered(app, mine, server)
-            sent = await app.outbox.webhooks.test(mine.local, webhook.id)
-            assert (sent.delivered, sent.answer) == (False, 307)
-            assert other.connections == 0
+    async with serve(TAKEN) as other, serve(reply(b"", "307 Temporary", location=f"{other.url}/inside")) as server:
+        webhook, _ = await registered(app, mine, server)
+        sent = await app.outbox.webhooks.test(mine.local, webhook.id)
+        assert (sent.delivered, sent.answer) == (False, 307)
+        assert other.connections == 0
 
 
 async def test_where_it_goes_is_what_was_sealed_whatever_the_row_says(app: App, mine: Tenant, superuser: Past) -> None:
