@@ -48,8 +48,9 @@ class Asked:
     headers: Mapping[str, Value] | None = None
     as_json: bool = False
     method: str = "POST"
-    # Whether RFC 6749, 2.3 is for this endpoint.
+    # Whether RFC 6749, 2.3 is for this endpoint; and whether a secret goes into Basic here, whatever the client's way is.
     authenticated: bool = True
+    by_basic: bool = False
     # In its place: a proof for a moment (seconds since 1970), sent as a bearer token.
     bearer: Callable[[float], Sensitive] | None = None
 
@@ -131,7 +132,7 @@ class Endpoint:
     ) -> Heard:
         fields, basic = dict(asked.fields), None
         if asked.authenticated:
-            proof, basic = _proof(self.client, assertion)
+            proof, basic = _proof(self.client, assertion, by_basic=asked.by_basic)
             fields.update(proof)
         headers: dict[str, Value] = {"Accept": "application/json", **(asked.headers or {})}
         if bearer is not None:
@@ -169,7 +170,9 @@ def request_headers(oauth: OAuth) -> dict[str, Value]:
     return {name: value for name, value in oauth.token_headers.items() if name.lower() != "authorization"}
 
 
-def _proof(client: Client, assertion: Sensitive | None) -> tuple[dict[str, Value], tuple[str, Sensitive] | None]:
+def _proof(
+    client: Client, assertion: Sensitive | None, *, by_basic: bool
+) -> tuple[dict[str, Value], tuple[str, Sensitive] | None]:
     """Who the client is: fields of the request, and Basic."""
     if client.auth == "none":
         return {"client_id": client.id}, None
@@ -177,7 +180,7 @@ def _proof(client: Client, assertion: Sensitive | None) -> tuple[dict[str, Value
         return {"client_id": client.id, "client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}, None
     if client.secret is None:
         raise WrongUsage("this client has no secret", hint="configure it again, with its secret")
-    if client.auth == "basic":
+    if client.auth == "basic" or by_basic:
         # Encoded like a form first (RFC 6749, 2.3.1).
         return {}, (quote_plus(client.id), Sensitive(quote_plus(client.secret.reveal_text())))
     if client.auth != "post":

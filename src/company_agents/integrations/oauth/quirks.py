@@ -103,5 +103,6 @@ def revocation(client: Client, url: str, token: Sensitive, kind: str) -> Asked:
             changes=True,
             as_json=True,
             method="DELETE",
+            by_basic=True,
         )
     return Asked(url=url, fields={"token": token, "token_type_hint": kind}, changes=True)
