@@ -84,17 +84,24 @@ class Probe(_Table):
     """
 
     method: Literal["GET", "POST"] = "GET"
-    path: str = Field(pattern=r"^/[!-~]*$")
+    path: str = Field(pattern=r"^/[!-~]*$", max_length=1000)
     body: str | None = None
     ok: str | None = None
     error: tuple[str, ...] = ()
     account: str | None = None
     scopes_header: str | None = None
 
+    @model_validator(mode="after")
+    def _is_a_path(self) -> Probe:
+        if "?" in self.path or "#" in self.path:
+            raise ValueError("path: it is without a query")
+        return self
+
 
 class Refresh(_Table):
     """
-    How a provider's refresh tokens behave. `single_use`: each refresh brings a new one, and the old one dies;
+    How a provider's refresh tokens behave; an empty table says that there are some, without anything to heed; none, that
+    there are none. `single_use`: each refresh brings a new one, and the old one dies;
     `reuse_window`: for so many seconds it is taken once more. `idle_days` and `absolute_days`: it dies when it was not used
     for so long, and after so long in any case. `kills_access`: the old access token dies with a refresh.
     """

@@ -34,11 +34,13 @@ def quirks(provider: Provider) -> list[str]:
 
 
 def _of_tokens(oauth: OAuth) -> list[str]:
-    return [f"an access token lives for {_time(oauth.lifetime)}"] if oauth.lifetime else []
+    if oauth.lifetime:
+        return [f"an access token lives for {_time(oauth.lifetime)}"]
+    return ["there is no refresh: an access token lasts until it is revoked"] if oauth.refresh is None else []
 
 
 def _of_refresh(refresh: Refresh) -> list[str]:
-    said = []
+    said = [] if refresh.single_use else ["the refresh token stays good; a refresh may bring another one"]
     if refresh.single_use:
         again = f"taken once more for {_time(refresh.reuse_window)}" if refresh.reuse_window else "used up"
         said.append(f"each refresh brings a new refresh token, and the one before is {again}")
