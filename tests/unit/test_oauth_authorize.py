@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from company_agents.errors import WrongUsage
@@ -135,6 +135,7 @@ def test_any_other_reply_is_rejected_with_the_reason(params: dict[str, str], sen
 
 
 @given(st.dictionaries(st.sampled_from(["code", "iss", "error", "state", "error_description"]), st.text(max_size=80)))
+@settings(deadline=None)
 def test_whatever_a_callback_carries_ends_in_a_code_or_a_plain_sentence(params: dict[str, str]) -> None:
     try:
         code = read_callback(params, issuer=ISSUER, iss_required=True)

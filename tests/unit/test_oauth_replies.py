@@ -50,13 +50,14 @@ def answer(body: bytes, kind: str = "application/json", status: int = 200) -> An
         ]
     ),
 )
+@settings(deadline=None)
 def test_any_body_is_read_as_fields_or_refused(body: bytes, kind: str) -> None:
     with contextlib.suppress(Unreadable):
         assert read(answer(body, kind)).keys() >= set()
 
 
 @given(st.dictionaries(FIELDS, ANYTHING, max_size=8))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_whatever_is_granted_can_be_sent_and_planned_with(fields: dict[str, Any]) -> None:
     try:
         found = granted(fields, OAUTH, now=NOW)
@@ -73,6 +74,7 @@ def test_whatever_is_granted_can_be_sent_and_planned_with(fields: dict[str, Any]
 
 
 @given(st.dictionaries(st.text(max_size=12) | FIELDS, ANYTHING, max_size=8), st.integers(100, 599))
+@settings(deadline=None)
 def test_whatever_is_wrong_is_said_in_harmless_words(fields: dict[str, Any], status: int) -> None:
     for word in errors(fields, status=status):
         shown = said(word)
@@ -80,6 +82,7 @@ def test_whatever_is_wrong_is_said_in_harmless_words(fields: dict[str, Any], sta
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzABC0123456789_-", min_size=8, max_size=80), st.text(max_size=30))
+@settings(deadline=None)
 def test_a_secret_that_was_sent_is_never_in_what_is_said(secret: str, around: str) -> None:
     for word in (secret, f"{around}{secret}{around}", f"bad {secret}"):
         shown = said(word, [Sensitive(secret)])
@@ -125,6 +128,7 @@ def test_a_lifetime_is_seconds_from_now_or_it_is_not_said(value: Any, seconds: f
 
 
 @given(ANYTHING)
+@settings(deadline=None)
 def test_any_lifetime_is_bounded(value: Any) -> None:
     found = lifetime(value, NOW)
     assert found is None or 0 < found <= LONGEST_LIFE
