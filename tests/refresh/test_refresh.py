@@ -28,7 +28,7 @@ async def test_a_refresh_renews_a_version_in_place(world: World) -> None:
     assert (row["version"], row["state"], row["written_by"], row["attempt_ends_at"]) == (1, "current", 1, None)
     assert timedelta(minutes=59) < row["expires_at"] - row["now"] <= timedelta(hours=1)
     assert row["now"] < row["refresh_due_at"] < row["expires_at"] - timedelta(minutes=5)
-    assert abs(after.consent.expires_at - row["expires_at"]) < timedelta(seconds=1)  # type: ignore[operator]
+    assert abs(after.consent.expires_at - row["expires_at"]) < timedelta(seconds=1)
     assert (await world.now(it)).status == "connected"
     assert await world.history(it) == [("connected", "connect")]
 
