@@ -70,6 +70,9 @@ class Front:
             return
         started = time.perf_counter()
         status = 500
+        # A server of an operator's own may log addresses: it is not told what may hold a link's token, or a provider's code.
+        given, scope = scope, {**scope}
+        given["query_string"] = b""
 
         async def send_on(message: Message) -> None:
             nonlocal status

@@ -11,12 +11,14 @@ from starlette.responses import Response
 
 from company_agents.dashboard.forms import Form
 from company_agents.dashboard.named import all_agents
+from company_agents.dashboard.pages.oauth import begin
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, NotFound, ProbeFailed, WrongUsage
 from company_agents.identity.permissions import Permission
 from company_agents.integrations.credential import check_token
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.provider import Provider
+from company_agents.integrations.wanted import Wanted
 
 
 async def show_list(visit: Visit) -> Response:
@@ -95,23 +97,38 @@ async def _allow_page(visit: Visit, integration: Integration, form: Form) -> Res
 
 
 async def show_rotate(visit: Visit) -> Response:
-    """The form for a new token."""
-    return visit.page("rotate.html", **_about(visit, await _integration(visit)))
+    """The form for a new token; of a consent, what a new one means."""
+    integration = await _integration(visit)
+    return visit.page(_rotate_template(integration), **_about(visit, integration))
 
 
 async def act_rotate(visit: Visit) -> Response:
-    """Replace the credential."""
+    """Replace the credential: by a token, or by a new consent, for which the person goes to the provider."""
     integration = await _integration(visit)
     form = await visit.form()
     try:
+        if integration.kind == "consent":
+            return await _ask_again(visit, integration)
         with form.at("token"):
             token = check_token(form.secret("token"))
         await visit.app.integrations.rotate(visit.caller, integration.id, token)
     except CompanyAgentsError as error:
         if isinstance(error, ProbeFailed):
             form.failed_at = "token"
-        return visit.again("rotate.html", form, error, **_about(visit, integration))
+        return visit.again(_rotate_template(integration), form, error, **_about(visit, integration))
     return go(_path(visit, integration), done="rotated")
+
+
+def _rotate_template(integration: Integration) -> str:
+    return "rotate_consent.html" if integration.kind == "consent" else "rotate.html"
+
+
+async def _ask_again(visit: Visit, integration: Integration) -> Response:
+    """By the flow that brought the present consent."""
+    provider = visit.app.providers.get(integration.provider)
+    consent = (await visit.app.integrations.present(visit.caller, integration.id)).consent
+    wanted = Wanted(provider.name, integration_id=integration.id)
+    return await begin(visit, provider, wanted, consent.flow if consent else "code")
 
 
 async def show_delete(visit: Visit) -> Response:
