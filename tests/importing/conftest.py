@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.processes import Machine, Up, machine_in
 from tests.cli.standin import StandIn, stand_in
+from tests.cli.warm import Run, warm
 from tests.importing.providers import ACME, NOTES, TOKEN
 from tests.keysources.servers.openbao import ROOT_TOKEN, Bao, openbao
 
@@ -35,7 +36,8 @@ def machine(bao: Bao, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mach
     more = {"VAULT_ADDR": bao.url, "VAULT_TOKEN": ROOT_TOKEN, "NO_PROXY": "*", "COMPANY_AGENTS_LOG_LEVEL": "debug"}
     with machine_in(tmp_path_factory.mktemp("machine"), **more) as machine:
         folder = machine.home / "providers"
-        folder.mkdir()
+        machine.home.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700)
         (folder / "acme.toml").write_text(ACME)
         (folder / "notes.toml").write_text(NOTES)
         yield machine
@@ -49,10 +51,17 @@ def up(machine: Machine) -> Iterator[Up]:
         up.stop()
 
 
+@pytest.fixture(scope="module")
+def run(machine: Machine, up: Up) -> Iterator[Run]:
+    """Commands on a running instance."""
+    with warm(machine) as run:
+        yield run
+
+
 @pytest.fixture
-def company(machine: Machine, up: Up) -> str:
-    """A new company on a running instance."""
-    return str(machine.json("company", "create", f"company {uuid.uuid4().hex[:12]}")["id"])
+def company(run: Run) -> str:
+    """A new company."""
+    return str(run("company", "create", f"company {uuid.uuid4().hex[:12]}", "--json").json["id"])
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,14 @@ def problem(importer: Importer, text: str, **more: object) -> Item:
     return item
 
 
-@pytest.mark.parametrize("name", ["ACME_TOKEN", "ACME_API_KEY", "acme_token", "WHATEVER"])
-def test_a_token_is_recognised_by_its_variable_or_by_its_own_characters(importer: Importer, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "sure"), [("ACME_TOKEN", True), ("ACME_API_KEY", True), ("acme_token", True), ("WHATEVER", False)]
+)
+def test_a_token_is_recognised_by_its_variable_and_with_doubt_by_its_own_characters(
+    importer: Importer, name: str, sure: bool
+) -> None:
     [candidate], items = found(importer, f"{name}={TOKEN}\nPATH=/usr/bin")
+    assert candidate.sure is sure
     assert (candidate.variable, candidate.provider.name, candidate.name) == (name, "acme", "acme")
     assert candidate.value == Sensitive(TOKEN)
     assert items == []
@@ -103,7 +108,7 @@ def test_of_two_that_share_a_variable_the_token_itself_decides(app: App) -> None
         ("(?:ghp|gho|github_pat)_[A-Za-z0-9_]{20,}", "ghp_" + "a1" * 12, True),
         ("sk-[A-Za-z0-9]{20,}", "sk-" + "a1" * 12, False),
         ("[0-9a-f]{32}", HEX, False),
-        ("[0-9]{6}-[0-9a-f]{32}", "123456-" + HEX, False),
+        ("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "0b0bb7e2-7e63-4a4b-8b0a-6f2d7f0f9f5e", False),
         ("[A-Z]{3}_[a-z]+", "ABC_abcdef", False),
     ],
 )
@@ -147,6 +152,8 @@ def test_the_same_token_under_two_names_is_connected_once(importer: Importer) ->
     assert candidate.variable == "ACME_TOKEN"
     assert (item.variable, item.result) == ("ACME_API_KEY", Outcome.SKIPPED)
     assert item.problem == "it is the same token as ACME_TOKEN"
+    [sure], [unsure] = found(importer, f"WHATEVER={TOKEN}\nACME_API_KEY={TOKEN}")
+    assert (sure.variable, unsure.variable) == ("ACME_API_KEY", "WHATEVER")
 
 
 def test_a_second_token_of_a_provider_is_called_like_its_variable(importer: Importer) -> None:

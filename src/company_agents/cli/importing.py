@@ -5,6 +5,7 @@ company-agents integration import
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import stat
 import sys
@@ -60,13 +61,17 @@ async def import_(
         typer.Option("--allow", parser=an_id, metavar="ID", help="an agent that may use them; can be repeated"),
     ] = None,
     allow_all: Annotated[bool, typer.Option("--allow-all", help="every agent of the company may use them")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="connect all that is recognised, and ask nothing")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="ask nothing; connect what is called like a provider's token")
+    ] = False,
 ) -> Result:
     """Connect the providers whose tokens are in an environment file or in Vault. Each is asked for, and tried first."""
     if (from_env is None) == (from_vault is None):
         raise WrongUsage("where the tokens are is said once", hint="give --from-env FILE or --from-vault PATH")
     if not yes and (from_env == STDIN or not (sys.stdin and sys.stdin.isatty())):
-        raise WrongUsage("there is no terminal to ask on", hint="with --yes all that is recognised is connected")
+        raise WrongUsage(
+            "there is no terminal to ask on", hint="with --yes what is called like a provider's token is connected"
+        )
     caller = await session.company(company)
     importer = session.app.importer
     addresses = _addresses(session, base_url or (), allow_private_network)
@@ -114,12 +119,15 @@ async def _run(
     try:
         for candidate in candidates:
             await (_asked if ask else _unasked)(how, candidate)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        tried = {item.variable for item in how.items}
-        left = [candidate.variable for candidate in candidates if candidate.variable not in tried]
-        result = _result(how, variables, exposed=exposed)
-        note = f"{result.note}\ninterrupted: what is connected stays; not connected: {', '.join(left) or 'none'}"
-        terminal.show(Result(result.data, result.text, result.columns, note.strip()), as_json=session.json)
+    except BaseException as error:
+        interrupted = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
+        # Of an error that nobody foresaw, a program gets one object, which is that.
+        if interrupted or not session.json:
+            done = {item.variable for item in how.items}
+            left = ", ".join(each.variable for each in candidates if each.variable not in done)
+            result = _result(how, variables, exposed=exposed)
+            note = f"{result.note}\nended early: what is connected stays; not connected: {left or 'none'}".strip()
+            terminal.show(dataclasses.replace(result, note=note), as_json=session.json)
         raise
     return _result(how, variables, exposed=exposed)
 
@@ -127,6 +135,10 @@ async def _run(
 async def _unasked(how: _How, candidate: Candidate) -> None:
     from company_agents.integrations.importing import Outcome
 
+    if not candidate.sure:
+        problem = f"it looks like a token of {candidate.provider.title}, but is not called like one"
+        how.items.append(candidate.item(Outcome.SKIPPED, problem, "without --yes you are asked"))
+        return
     try:
         await how.connect(candidate, candidate.name)
     except Conflict as error:
@@ -138,8 +150,10 @@ async def _unasked(how: _How, candidate: Candidate) -> None:
 async def _asked(how: _How, candidate: Candidate) -> None:
     from company_agents.integrations.importing import Outcome
 
+    title = candidate.provider.title
+    doubt = "" if candidate.sure else f" looks like a token of {title}, but is not called like one"
     with interruptible():
-        answer = terminal.ask(f"{candidate.variable}: connect it to {candidate.provider.title}? [y/N]")
+        answer = terminal.ask(f"{candidate.variable}{doubt}: connect it to {title}? [y/N]")
     name = candidate.name
     while answer is not None and answer.lower() in YES:
         with interruptible():

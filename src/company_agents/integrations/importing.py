@@ -2,8 +2,9 @@
 Tokens that a company has in an environment file or in Vault already: which of them belong to which provider, and
 connecting them. No value leaves this module but on its way to the provider whose it is.
 
-A token goes to a provider only where the variable's name says that it is this provider's, or its own characters do, and
-no other's. Where both are known and differ, nothing is sent: a token of one service is not tried at another.
+A token of one service must not be tried at another. It is this provider's where the variable's name says so, and its own
+characters do not say otherwise. Where only the characters tell, by a beginning that no other provider here has, a person
+has to agree: services that are not known here may begin theirs alike, as several do with `sk_live_`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Literal
@@ -27,9 +28,8 @@ from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.sensitive import Sensitive
 
-# So many characters of a token that its pattern fixes say whose it is; what is looked at is its beginning.
+# A beginning of so many characters, of which the pattern fixes each, tells whose a token may be.
 TELLING = 4
-_BEGINNING = 24
 _SUSPICIOUS = re.compile(r".+_(?:KEY|TOKEN|SECRET)", re.IGNORECASE)
 # A name that is shown: Vault lets a field be called anything.
 _NAME = re.compile(r"[\w.@/+-]{1,100}", re.ASCII)
@@ -58,12 +58,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variable that looks like a provider's token, and what the integration would be called."""
+    """
+    A variable that looks like a provider's token, and what the integration would be called. `sure`: the variable's name
+    says so; else it takes a person.
+    """
 
     variable: str
     provider: Provider
     value: Sensitive
-    name: str
+    sure: bool
+    name: str = ""
 
     def item(self, result: Outcome, problem: str = "", hint: str = "", id: UUID | None = None) -> Item:
         """What became of it."""
@@ -128,23 +132,21 @@ class Importer:
         for variable in variables:
             if not only or variable.name in only:
                 by_name.setdefault(variable.name, []).append(variable)
-        candidates: list[Candidate] = []
-        items = []
         providers = self.providers.list()
-        for name, same in by_name.items():
-            found = _sorted_out(same, providers, addresses, asked_for=bool(only))
-            if isinstance(found, Item):
-                items.append(found)
-            elif found is not None:
-                provider, value = found
-                twin = next((each for each in candidates if (each.provider, each.value) == (provider, value)), None)
-                # A second token of a provider is called like its variable; a second import calls them the same again.
-                called = name.lower() if any(each.provider == provider for each in candidates) else provider.name
-                candidate = Candidate(name, provider, value, called)
-                if twin is None:
-                    candidates.append(candidate)
-                else:
-                    items.append(candidate.item(Outcome.SKIPPED, f"it is the same token as {twin.variable}"))
+        sorted_out = [_sorted_out(same, providers, addresses, asked_for=bool(only)) for same in by_name.values()]
+        items = [found for found in sorted_out if isinstance(found, Item)]
+        candidates: list[Candidate] = []
+        # Of two names for one token, that which needs no question.
+        for found in sorted(
+            (each for each in sorted_out if isinstance(each, Candidate)), key=lambda each: not each.sure
+        ):
+            of_it = [each for each in candidates if each.provider == found.provider]
+            twin = next((each for each in of_it if each.value == found.value), None)
+            if twin is not None:
+                items.append(found.item(Outcome.SKIPPED, f"it is the same token as {twin.variable}"))
+                continue
+            # A second token of a provider is called like its variable; a second import calls them the same again.
+            candidates.append(replace(found, name=found.variable.lower() if of_it else found.provider.name))
         return candidates, items
 
     async def connect(
@@ -223,7 +225,7 @@ async def _named(scope: CompanyScope, name: str) -> UUID | None:
 
 def _sorted_out(
     same: Sequence[Variable], providers: Sequence[Provider], addresses: Addresses, *, asked_for: bool
-) -> tuple[Provider, Sensitive] | Item | None:
+) -> Candidate | Item | None:
     """Whose token a variable holds, or why it is not tried; None where it is none of our affair. `same`: all of its name."""
     variable = same[0]
     name, value = variable.name, variable.value
@@ -258,7 +260,7 @@ def _sorted_out(
         hint = f"give --base-url {whose[0].name}={whose[0].address_hint or 'https://host'}"
     if problem or value is None:
         return Item(name, whose[0].name if len(whose) == 1 else None, Outcome.FAILED, None, problem, hint)
-    return whose[0], Sensitive(text)
+    return Candidate(name, whose[0], Sensitive(text), sure=bool(named))
 
 
 def _plain(name: str) -> str:
@@ -273,13 +275,12 @@ def _lines(same: Sequence[Variable]) -> str:
 
 def _tells(provider: Provider, text: str) -> bool:
     """
-    Whether a token says by itself that it is this provider's: it fits, and would not with any of several characters
+    Whether a token says by itself that it may be this provider's: it fits, and would not with any of its first characters
     changed. A pattern such as 32 hexadecimal digits tells nothing, and what fits it may belong to anybody.
     """
-    if provider.token_pattern is None or len(text) > MOST_TOKEN or not provider.looks_right(text):
+    if provider.token_pattern is None or not TELLING <= len(text) <= MOST_TOKEN or not provider.looks_right(text):
         return False
-    changed = (text[:at] + _another(text[at]) + text[at + 1 :] for at in range(min(_BEGINNING, len(text))))
-    return sum(not provider.looks_right(other) for other in changed) >= TELLING
+    return not any(provider.looks_right(text[:at] + _another(text[at]) + text[at + 1 :]) for at in range(TELLING))
 
 
 def _another(char: str) -> str:
