@@ -272,6 +272,7 @@ _SAID = {
     "int_parsing": "is a whole number",
     "dict_type": "is a table",
     "model_type": "is a table",
+    "string_pattern_mismatch": "does not look as it should: docs/providers.md says how",
 }
 # Where a parser says what is wrong.
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")

@@ -151,11 +151,20 @@ def _content(folder: Path, name: str) -> bytes:
         raise BadText(f"the file cannot be read: {error.strerror}") from None
     except RuntimeError:
         raise BadText("this link leads to itself") from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadText("this is not a file")
-        _check_owner(status)
+    try:
+        return _read_from(descriptor)
+    except OSError as error:
+        raise BadText(f"the file cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _read_from(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadText("this is not a file")
+    _check_owner(status)
+    with open(descriptor, "rb", closefd=False) as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise BadText(f"the file is larger than {MOST_BYTES // 1024} KiB")
