@@ -24,7 +24,14 @@ def days(number: float) -> datetime:
 
 def provider(test_mode_days: int | None = None, **refresh: int) -> Provider:
     oauth = OAuth(issuer="https://login.acme.example", refresh=Refresh(**refresh), test_mode_days=test_mode_days)
-    return Provider(name="acme", title="Acme", description="A service.", sources=("x",), oauth=oauth)
+    return Provider(
+        name="acme",
+        title="Acme",
+        description="A service.",
+        base_url="https://acme.example",
+        sources=("https://acme.example",),
+        oauth=oauth,
+    )
 
 
 def consent(flow: str = "code", **more: object) -> Consent:
