@@ -42,6 +42,7 @@ def _filled(page: Page, here: Any, integration_id: object, person_id: object = N
         "integration:uuid": integration_id,
         "person:uuid": person_id,
         "provider": "slack",
+        "flow:uuid": uuid.uuid4(),
     }
     return re.sub(r"\{([^}]+)\}", lambda found: str(values[found[1]]), page.path)
 
@@ -411,7 +412,7 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         assert "Use of an integration refused" in (await browser.get(audit, params={"kind": "integration."})).text
         # Kinds that are only in the other log are not offered.
         assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {
-            *("credential", "integration", "agent", "member", "secret")
+            *("credential", "integration", "consent", "provider", "agent", "run", "member", "webhook", "secret")
         }
         instance = await browser.get("/audit")
         assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {
