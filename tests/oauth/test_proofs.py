@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from base64 import urlsafe_b64decode
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,11 +84,13 @@ def test_an_assertion_is_short_lived_for_one_audience_and_unlike_any_other() -> 
 
 
 @pytest.mark.parametrize("minutes", [-5, 5])
+@pytest.mark.parametrize("issuer_known", [True, False])
 async def test_a_clock_that_is_five_minutes_off_does_not_lock_out(
-    exchange: Exchange, server: AuthorizationServer, proven: Client, minutes: int
+    exchange: Exchange, server: AuthorizationServer, proven: Client, minutes: int, issuer_known: bool
 ) -> None:
     ours_is_off = OAuthCalls(exchange, now=lambda: time.time() + 60 * minutes)
-    granted = await ours_is_off.client_credentials(provider(), proven, ["read"])
+    known = proven if issuer_known else replace(proven, endpoints=replace(proven.endpoints, issuer=None))
+    granted = await ours_is_off.client_credentials(provider(), known, ["read"])
     assert server.is_good(granted.access.reveal_text())
     assert len(server.calls_to("/token")) <= 2
 
