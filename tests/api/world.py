@@ -39,6 +39,8 @@ TABLES = {
     "memberships": "*",
     "operator_tokens": "*",
     "idempotency_keys": "*",
+    "webhooks": "*",
+    "webhook_deliveries": "*",
 }
 
 
@@ -78,6 +80,10 @@ def connection(world: World) -> dict[str, Any]:
         "base_url": world.url,
         "allow_private_network": True,
     }
+
+
+def webhook(world: World) -> dict[str, Any]:
+    return {"url": f"{world.url}/hook", "events": ["key.rotated"], "allow_private_network": True}
 
 
 def whom(world: World) -> dict[str, str]:
@@ -128,6 +134,14 @@ SAMPLES: dict[str, Sample] = {
     "createMemory": Sample(P.MEMORY, lambda world: {"content": "a note"}),
     "replaceMemory": Sample(P.MEMORY, lambda world: {"content": "another note"}),
     "deleteMemory": Sample(P.MEMORY),
+    "listWebhooks": Sample(P.WEBHOOK_READ),
+    "getWebhook": Sample(P.WEBHOOK_READ),
+    "listDeliveries": Sample(P.WEBHOOK_READ),
+    "createWebhook": Sample(P.WEBHOOK_MANAGE, webhook),
+    "rotateWebhookSecret": Sample(P.WEBHOOK_MANAGE),
+    "testWebhook": Sample(P.WEBHOOK_MANAGE),
+    "enableWebhook": Sample(P.WEBHOOK_MANAGE),
+    "deleteWebhook": Sample(P.WEBHOOK_MANAGE),
     "listEvents": Sample(P.AUDIT_READ),
     "verifyEvents": Sample(P.AUDIT_READ),
     "getKey": Sample(P.KEY_READ),
@@ -184,12 +198,14 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     await app.tasks.comment(tenant.local, task.id, "a remark")
     note = await app.memory.write(tenant.agent, "a note of its own")
     run, run_token = await app.runs.open(tenant.agent, "a purpose")
+    hook, _ = await app.outbox.webhooks.create(tenant.local, f"{url}/hook", ["key.rotated"], allow_private_network=True)
     ids = {
         "cid": tenant.company.id,
         "agent_id": agent_id,
         "integration_id": integration.id,
         "task_id": task.id,
         "memory_id": note.id,
+        "webhook_id": hook.id,
         "run_id": run.id,
         "token_id": token_id,
         "name": "github",

@@ -11,7 +11,7 @@ after it. What that means:
   `outcome_unknown` until it expires: whether it was created is to be seen in the list. Nothing is ever created
   twice by guessing.
 
-The answer is kept without its token; a replay has `"token": null`. The request is kept as a SHA-256 of its method,
+The answer is kept without its token or secret; a replay has `"token": null`, or `"secret": null`. The request is kept as a SHA-256 of its method,
 path and body with every secret left out, since no digest of a secret's value is stored. So the same key with
 another token but otherwise the same request counts as the same request.
 """
@@ -44,6 +44,8 @@ HOURS = 24
 GRACE = 60.0
 SWEEP_EVERY = 600.0
 _ATTEMPTS = 3
+# What an answer shows once: a token, or the signing secret of a webhook.
+_ONCE = frozenset({"token", "secret"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +212,11 @@ def _which(claim: Claim) -> dict[str, Any]:
 
 
 def _without_token(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "token": None} if "token" in content else content
+    return {name: None if name in _ONCE else value for name, value in content.items()}
 
 
 def _replay(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "replayed": True} if "token" in content else content
+    return {**content, "replayed": True} if not _ONCE.isdisjoint(content) else content
 
 
 def _created(content: dict[str, Any], status: int = 201, headers: dict[str, str] | None = None) -> Response:

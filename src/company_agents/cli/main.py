@@ -24,6 +24,7 @@ from company_agents.cli import (
     provider,
     terminal,
     up,
+    webhook,
 )
 from company_agents.cli import (
     run as runs,
@@ -46,7 +47,7 @@ cli = typer.Typer(
 up.register(cli)
 importing.register(integration.group)
 consents.register(provider.group)
-for group in (company, agent, operator, provider, integration, key, runs, audit):
+for group in (company, agent, operator, provider, integration, key, runs, webhook, audit):
     cli.add_typer(group.group)
 panic.register(cli)
 doctor.register(cli)

@@ -15,7 +15,7 @@ from company_agents.rotation.status import KeyStatus
 # After an act a page is told by name what to say, so that an address cannot put words into our mouth.
 NOTICES = {
     "connected": "Connected. The token was tried at the provider and is sealed now.",
-    "rotated": "Rotated. The new credential was tried at the provider; the old one is gone.",
+    "rotated": "Rotated. The new credential was tried at the provider; the old one goes as soon as no run holds it.",
     "configured": "Kept. The client's secret is sealed now.",
     "client-deleted": "Deleted, with its secret. What was consented to through it is not refreshed any more.",
     "checked": "Checked. The status below is what the provider said just now.",
@@ -32,6 +32,10 @@ NOTICES = {
     "token-revoked": "The token is revoked and refused from now on.",
     "sealed": "Sealed. No orchestrator holds a key any more.",
     "unsealed": "Unsealed, and you are signed in. Every other orchestrator follows within a few seconds.",
+    "webhook-tested": "Sent, and the receiver took it.",
+    "webhook-failed": "The test did not arrive; the list says why.",
+    "webhook-enabled": "Enabled. What waits is sent now.",
+    "webhook-deleted": "Deleted, with its signing secret.",
     "confirmed": "Thank you. You can go on for ten minutes.",
 }
 
@@ -99,6 +103,22 @@ EVENTS = {
     "integration.refresh_failed": "Refresh of a consent brought nothing",
     "integration.needs_attention": "Integration needs attention",
     "integration.rotation_due": "Credential is old and is to be rotated",
+    "run.opened": "Run begun",
+    "run.finished": "Run finished",
+    "run.failed": "Run failed",
+    "run.cancelled": "Run cancelled",
+    "run.expired": "Run expired: its lease ran out",
+    "credential.cut": "Run cut off from a credential version",
+    "credential.retired": "Credential version retired",
+    "credential.revoked": "Credential version revoked at the provider",
+    "credential.not_revoked": "Credential version deleted without being revoked at the provider",
+    "webhook.created": "Webhook added",
+    "webhook.secret_rotated": "Signing secret of a webhook rotated",
+    "webhook.tested": "Test sent to a webhook",
+    "webhook.enabled": "Webhook enabled",
+    "webhook.disabled": "Webhook disabled",
+    "webhook.deleted": "Webhook deleted",
+    "audit.head_key_renewed": "Key of the signed heads renewed",
     "credential.begun": "Use of a credential begun",
     "credential.ended": "Use of a credential ended",
     "secret.tampered": "A stored secret was altered",
@@ -124,7 +144,9 @@ FILTERS = {
     "consent.": "Consents",
     "provider.": "Clients at providers",
     "agent.": "Agents",
+    "run.": "Runs",
     "member.": "People",
+    "webhook.": "Webhooks",
     "secret.": "Altered secrets",
 }
 INSTANCE_FILTERS = {
@@ -166,7 +188,10 @@ SECRETS = {
     "oauth_client": "Client at a provider",
     "oauth_flow": "Consent that is being asked for",
     "agent_token": "Token of an agent",
+    "run_token": "Token of a run",
     "operator_token": "Token of somebody's programs",
+    "webhook": "Signing secret of a webhook",
+    "audit_head_key": "Key of the signed heads",
     "operator_totp": "Second factor of a person",
 }
 

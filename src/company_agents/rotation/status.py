@@ -185,6 +185,10 @@ def _command(row: dict[str, Any]) -> str:
         return f"company-agents integration rotate --id {owner}"
     if kind == "agent_token":
         return f"company-agents agent rotate-token --id {owner}"
+    if kind == "webhook":
+        return f"company-agents webhook rotate-secret --id {owner}"
+    if kind == "audit_head_key":
+        return "company-agents audit key --renew"
     if kind == "run_token":
         return f"company-agents run cancel --id {owner}"
     if kind == "operator_token":

@@ -15,6 +15,7 @@ from company_agents.api.routes import (
     runs,
     tasks,
     tokens,
+    webhooks,
 )
 
 # In the order in which they are matched: who asks most comes first.
@@ -28,6 +29,7 @@ ROUTERS = (
     runs.router,
     companies.router,
     audit.router,
+    webhooks.router,
     providers.router,
     tokens.router,
     key.router,

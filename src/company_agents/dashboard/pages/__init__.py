@@ -14,6 +14,7 @@ from company_agents.dashboard.pages import (
     people,
     sealing,
     signing_in,
+    webhooks,
 )
 
 PAGES = [
@@ -24,6 +25,7 @@ PAGES = [
     *oauth.PAGES,
     *agents.PAGES,
     *audit.PAGES,
+    *webhooks.PAGES,
     *people.PAGES,
     *account.PAGES,
     *master_key.PAGES,

@@ -83,6 +83,7 @@ def _place(entry: ToReissue) -> tuple[str, str]:
     pages = {
         "integration": f"{below}/integrations/{owner}/rotate",
         "agent_token": f"{below}/agents/{owner}/rotate-token",
+        "webhook": f"{below}/webhooks/{owner}/rotate-secret",
         "operator_totp": f"/people/{owner}/link",
     }
     return what, pages.get(kind, "")
