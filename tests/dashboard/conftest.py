@@ -37,7 +37,7 @@ NewPage = Callable[..., Awaitable[Page]]
 Scheme = Literal["light", "dark"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def somebody(app: App) -> Person:
     """An owner of the instance, signed in."""
     return await owner(app)
