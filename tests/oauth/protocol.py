@@ -1,4 +1,3 @@
-# mypy: disable-error-code=import-untyped
 """
 The grants and endpoints of the tests' authorization server: Authlib's own, over the state in memory.
 """

@@ -1,4 +1,3 @@
-# mypy: disable-error-code=import-untyped
 """
 An authorization server of others' making (Authlib's server side, Flask) on loopback, that misbehaves when it is told to.
 

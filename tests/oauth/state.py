@@ -1,4 +1,3 @@
-# mypy: disable-error-code=import-untyped
 """
 What the authorization server of the tests knows: clients, codes, tokens, devices; in memory, under one lock.
 """
