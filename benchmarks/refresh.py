@@ -139,7 +139,7 @@ async def run(number: int = CONSENTS) -> AsyncIterator[Ratio | Figure]:
             statistics.median(ratios),
             min(ratios),
             max(ratios),
-            0.05,
+            0.02,
         )
         took = [number / ours for ours, _ in rounds]
         yield Figure(
