@@ -32,6 +32,7 @@ async def show_gallery(visit: Visit) -> Response:
         "gallery.html",
         providers=sorted(providers, key=lambda provider: (_is_any(provider), provider.title.casefold())),
         words=words,
+        bad_files=visit.app.providers.bad_files(),
         connected=connected,
         ready={client.provider for client in await visit.app.clients.list(visit.caller)},
     )
