@@ -20,6 +20,8 @@ from company_agents.app import App
 from company_agents.errors import NotFound, Unauthenticated
 from company_agents.identity.permissions import Role
 from company_agents.identity.tokens import new_agent_token, new_run_token
+from company_agents.integrations.wanted import Wanted
+from company_agents.sensitive import Sensitive
 from tests.conftest import LOCAL, Tenant
 from tests.dashboard.people import member
 from tests.promises.evidence import Past, connect_integration, recorded, sql
@@ -71,6 +73,8 @@ async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
     await app.tasks.comment(tenant.local, task.id, "a remark")
     await app.memory.write(tenant.agent, "a note")
     await app.runs.open(tenant.agent)
+    await app.clients.configure(tenant.local, "slack", client_id="17.17", secret=Sensitive("a-client-secret"))
+    await app.flows.begin(tenant.local, Wanted("slack", name="by consent"), session_id=uuid.uuid4())
     await app.operators.invite(tenant.local, Role.VIEWER)
     return tenant
 
@@ -309,7 +313,7 @@ async def test_a_token_that_claims_another_company_or_agent_finds_nothing(app: A
     for company, agent in false:
         with pytest.raises(Unauthenticated):
             await app.identity.agent(new_agent_token(company, agent).reveal_text())
-    ours, others = ((await app.runs.open(one.agent))[0].id for one in (mine, theirs))
+    ours, others = [(await app.runs.open(one.agent))[0].id for one in (mine, theirs)]
     for company, run in [(theirs.company.id, ours), (mine.company.id, others), (uuid.uuid4(), ours)]:
         with pytest.raises(Unauthenticated):
             await app.identity.run(new_run_token(company, run).reveal_text())
@@ -335,7 +339,7 @@ async def test_a_false_claim_that_is_looked_up_together_with_good_ones_finds_not
 async def test_a_secret_of_another_company_is_not_there(app: App, world: World) -> None:
     async with world.theirs.local.scope.transaction() as tx:
         theirs = [row["id"] for row in await tx.all("secret_list", company_id=world.theirs.company.id)]
-    assert len(theirs) == 2
+    assert len(theirs) == 5
     for secret in theirs:
         with pytest.raises(NotFound):
             async with app.store.use(world.mine.local.scope, secret, actor="tester"):
