@@ -40,6 +40,7 @@ from company_agents.integrations.provider import Providers
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.refresher import Upkeep
 from company_agents.integrations.request import Requests
+from company_agents.integrations.revocation import Revocation
 from company_agents.integrations.status import Statuses
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import Versions
@@ -106,6 +107,7 @@ class App:
     clients: Clients
     flows: Flows
     devices: Devices
+    revocation: Revocation
     refresher: Refresher
     upkeep: Upkeep
     requests: Requests
@@ -190,6 +192,8 @@ async def open_app(
         if long_lived:
             upkeep.start()
         flows = Flows(store, audit, oauth, providers, clients, integrations)
+        revocation = Revocation(audit, oauth, clients, providers, integrations)
+        integrations.versions.revoke = revocation.retired
         if long_lived:
             await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.sweep))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
@@ -230,6 +234,7 @@ async def open_app(
             clients=clients,
             flows=flows,
             devices=Devices(flows),
+            revocation=revocation,
             refresher=refresher,
             upkeep=upkeep,
             requests=Requests(

@@ -159,6 +159,8 @@ class OAuth(_Table):
     test_mode_days: int | None = Field(default=None, ge=1)
     # A new consent of the same person kills the old one.
     one_consent: bool = False
+    # To revoke one consent of a person ends all that the same person gave this client.
+    revocation_ends_all: bool = False
     quirk: Literal["slack", "github_app", "shop"] | None = None
     # Where a person registers the client, and what is to be done there.
     client_page: Url | None = None

@@ -47,3 +47,8 @@ WHERE f.id = old.id AND old.secret_id IS NOT NULL AND old.ends_at < now() RETURN
 
 -- name: flows_open
 SELECT count(*) AS count FROM oauth_flows WHERE used_at IS NULL AND ends_at > now();
+
+-- name: consents_beside
+SELECT count(*) AS count FROM credential_versions v JOIN integrations i ON i.id = v.integration_id
+WHERE i.provider = (SELECT provider FROM integrations WHERE id = %(id)s) AND i.kind = 'consent'
+  AND v.state IN ('current', 'draining') AND NOT (v.integration_id = %(id)s AND v.version = %(version)s);

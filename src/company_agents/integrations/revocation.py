@@ -1,0 +1,103 @@
+"""
+Ending a consent at its provider: when its version has retired, and when a person says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import CompanyScope
+from company_agents.errors import NotFound, Refused
+from company_agents.identity.permissions import Permission
+from company_agents.identity.principal import Caller
+from company_agents.integrations.clients import Clients
+from company_agents.integrations.credential import Credential
+from company_agents.integrations.integrations import Integration, Integrations
+from company_agents.integrations.oauth.calls import OAuthCalls
+from company_agents.integrations.oauth.model import Consent
+from company_agents.integrations.provider import Providers
+
+# An address of this form takes an access token, and nothing else (see oauth/quirks.py).
+_OF_THE_CLIENT = "{client_id}"
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """Revokes credentials at their providers."""
+
+    audit: AuditLog
+    calls: OAuthCalls
+    clients: Clients
+    providers: Providers
+    integrations: Integrations
+
+    async def retired(self, scope: CompanyScope, integration_id: UUID, version: int, credential: Credential) -> bool:
+        """
+        Revoke a version that has gone. False: the provider has no way; or its way would end consents that live on.
+
+        Raises:
+            Rejected, NotNow, Uncertain: the provider did not do it.
+        """
+        async with scope.transaction() as tx:
+            row = await tx.one("integration_get", id=integration_id, agent_id=None)
+            others = await tx.one("consents_beside", id=integration_id, version=version)
+        if row is None or credential.consent is None:
+            return False
+        if others is not None and others["count"] and self._ends_all(row["provider"]):
+            return False
+        return await self._revoke(scope, row["provider"], credential, credential.consent)
+
+    async def end(self, caller: Caller, integration_id: UUID) -> Integration:
+        """
+        End the present consent at its provider, now. The credential is tried afterwards, and the status says so.
+
+        Raises:
+            NotFound: no such integration.
+            Refused: it is no consent, or the provider has no way.
+            Rejected, NotNow, Uncertain: the provider did not do it.
+        """
+        caller.require(Permission.INTEGRATION_DELETE)
+        integration = await self.integrations.get(caller, integration_id)
+        credential = await self.integrations.present(caller, integration_id)
+        facts: dict[str, Any] = {
+            "actor": caller.label,
+            "integration": integration_id,
+            "version": integration.version,
+            "provider": integration.provider,
+        }
+        await self.audit.append(caller.scope.company_id, "consent.revoking", **facts)
+        consent = credential.consent
+        done = consent is not None and await self._revoke(caller.scope, integration.provider, credential, consent)
+        if not done:
+            raise Refused(
+                "this cannot be revoked from here", hint="revoke it on the provider's own page", code="not_revocable"
+            )
+        await self.audit.append(caller.scope.company_id, "consent.revoked", **facts)
+        return await self.integrations.check(caller, integration_id)
+
+    def _ends_all(self, provider: str) -> bool:
+        try:
+            oauth = self.providers.get(provider).oauth
+        except NotFound:
+            return False
+        return oauth is not None and (oauth.revocation_ends_all or oauth.one_consent)
+
+    async def _revoke(self, scope: CompanyScope, name: str, credential: Credential, consent: Consent) -> bool:
+        url = consent.endpoints.revocation
+        if url is None:
+            return False
+        try:
+            provider = self.providers.get(name)
+            client = await self.clients.get(scope, name, consent.endpoints.issuer or "", purpose="revoke")
+        except NotFound:
+            return False
+        if (client.id, client.endpoints.revocation) != (consent.client_id, url):
+            # It was configured anew: neither its secret nor this token is for the other's endpoint.
+            return False
+        if consent.refresh is not None and _OF_THE_CLIENT not in url:
+            await self.calls.revoke(provider, client, consent.refresh, "refresh_token")
+        # Of its own: whether it dies with the refresh token is the server's choice (RFC 7009, 2.1).
+        return await self.calls.revoke(provider, client, credential.token, "access_token")

@@ -1,0 +1,110 @@
+"""
+Consents that end at their provider: with the last that needs them, and when a person says so.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from company_agents.errors import Refused
+from company_agents.integrations.provider import Provider
+from company_agents.sensitive import Sensitive
+from tests.flows.conftest import SECRET, Here
+
+
+async def test_a_consent_that_was_rotated_away_is_revoked_at_the_provider(here: Here) -> None:
+    integration = await here.connected()
+    before = await here.app.integrations.present(here.tenant.local, integration.id)
+    await here.connected(here.wanted(integration_id=integration.id))
+    after = await here.app.integrations.present(here.tenant.local, integration.id)
+    assert not here.server.is_good(before.token.reveal_text())
+    assert here.server.is_good(after.token.reveal_text())
+    assert {call.fields["token_type_hint"] for call in here.server.calls_to("/revoke")} == {
+        "access_token",
+        "refresh_token",
+    }
+    assert len(await here.events("credential.revoked")) == 1
+
+
+async def test_a_run_keeps_the_consent_that_it_began_with_until_it_ends(here: Here) -> None:
+    integration = await here.connected(here.wanted(allow_all=True))
+    run, token = await here.app.runs.open(here.tenant.agent)
+    before = await here.app.integrations.present(here.tenant.local, integration.id)
+    await here.connected(here.wanted(integration_id=integration.id))
+    assert here.server.is_good(before.token.reveal_text())
+    caller = await here.app.identity.run(token.reveal_text())
+    reply = await here.app.requests.request(caller, str(integration.id), "GET", "/api/me")
+    assert reply.status == 200
+    await here.app.runs.finish(caller, run.id, run.fencing_token)
+    await here.app.runs.sweep()
+    assert not here.server.is_good(before.token.reveal_text())
+
+
+async def test_where_one_revocation_ends_all_the_old_one_is_left_alone(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As Google does: the new consent of the same person would die with the old one.
+    acme = here.app.providers.get("acme")
+    assert acme.oauth is not None
+    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
+
+    def get(_: object, name: str) -> Provider:
+        assert name == "acme"
+        return ending
+
+    monkeypatch.setattr(type(here.app.providers), "get", get)
+    integration = await here.connected()
+    await here.connected(here.wanted(integration_id=integration.id))
+    assert here.server.calls_to("/revoke") == []
+    assert len(await here.events("credential.not_revoked")) == 1
+    # The last one is another matter.
+    await here.app.revocation.end(here.tenant.local, integration.id)
+    assert here.server.calls_to("/revoke") != []
+
+
+async def test_a_person_ends_a_consent_and_its_status_says_so(here: Here) -> None:
+    integration = await here.connected()
+    present = await here.app.integrations.present(here.tenant.local, integration.id)
+    ended = await here.app.revocation.end(here.tenant.local, integration.id)
+    assert ended.status == "needs attention"
+    assert not here.server.is_good(present.token.reveal_text())
+    assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_what_cannot_be_revoked_from_here_is_said(here: Here) -> None:
+    del here.server.metadata["revocation_endpoint"]
+    await here.app.clients.configure(
+        here.tenant.local,
+        "acme",
+        client_id="client-1",
+        secret=Sensitive(SECRET),
+        issuer=here.server.url,
+        allow_private=True,
+    )
+    integration = await here.connected()
+    with pytest.raises(Refused, match="cannot be revoked from here"):
+        await here.app.revocation.end(here.tenant.local, integration.id)
+    assert (await here.app.integrations.get(here.tenant.local, integration.id)).status == "connected"
+
+
+async def test_a_client_that_is_another_by_now_is_not_told_of_the_old_ones_token(here: Here) -> None:
+    integration = await here.connected()
+    await here.app.clients.configure(
+        here.tenant.local,
+        "acme",
+        client_id="client-2",
+        secret=Sensitive(SECRET),
+        issuer=here.server.url,
+        allow_private=True,
+    )
+    with pytest.raises(Refused, match="cannot be revoked from here"):
+        await here.app.revocation.end(here.tenant.local, integration.id)
+    assert here.server.calls_to("/revoke") == []
+
+
+async def test_a_provider_that_is_away_keeps_no_rotation_from_ending(here: Here) -> None:
+    integration = await here.connected()
+    here.server.misbehave("status", on="/revoke", status=503, times=9)
+    rotated = await here.connected(here.wanted(integration_id=integration.id))
+    assert rotated.version == 2
+    assert await here.events("credential.revoked") == []
