@@ -1,5 +1,5 @@
 """
-What the tests of imports stand on: a home with two providers of its own, a stand-in for one of them, and a Vault.
+What the tests of imports stand on: a home with providers of its own, a stand-in for one of them, and a Vault.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from tests.cli.processes import Machine, Up, machine_in
 from tests.cli.standin import StandIn, stand_in
 from tests.cli.warm import Run, warm
-from tests.importing.providers import ACME, NOTES, TOKEN
+from tests.importing.providers import ACME, INNER, NOTES, TOKEN
 from tests.keysources.servers.openbao import ROOT_TOKEN, Bao, openbao
 
 
@@ -40,6 +40,7 @@ def machine(bao: Bao, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mach
         folder.mkdir(mode=0o700)
         (folder / "acme.toml").write_text(ACME)
         (folder / "notes.toml").write_text(NOTES)
+        (folder / "inner.toml").write_text(INNER)
         yield machine
 
 

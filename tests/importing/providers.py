@@ -36,3 +36,13 @@ token_pattern = "[0-9a-f]{32}"
 variables = ["NOTES_KEY"]
 sources = ["https://notes.example/docs"]
 """
+
+# Its own file puts it on this machine, which nobody has allowed.
+INNER = """
+name = "inner"
+title = "Inner"
+description = "A service of this house."
+base_url = "http://127.0.0.1:9"
+variables = ["INNER_TOKEN"]
+sources = ["https://inner.example/docs"]
+"""
