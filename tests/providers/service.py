@@ -197,6 +197,9 @@ class Service:
         self._check_client(request, fields, "basic" if by_id else oauth.auth)
         _check(request.method == ("DELETE" if by_id else "POST"), "the method")
         token = fields["access_token" if by_id else "token"]
+        if oauth.revocation_ends_all:
+            self.access.clear()
+            self.refresh.clear()
         self.access.pop(token, None)
         self.refresh.pop(token, None)
         return web.Response(status=204 if by_id else 200)

@@ -60,6 +60,8 @@ def _of_consents(oauth: OAuth) -> list[str]:
         said.append(f"a consent to an application that is still being tested ends after {days}")
     if oauth.one_consent:
         said.append("a new consent of the same account ends the one before")
+    if oauth.revocation_ends_all:
+        said.append("to revoke one consent ends all that the same account gave this client")
     if not (oauth.revocation_url or oauth.issuer) and oauth.flows != ("github_app",):
         said.append("it cannot be revoked from here: revoke it at the service")
     return said
