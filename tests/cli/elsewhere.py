@@ -8,6 +8,7 @@ import contextlib
 import http.server
 import re
 import secrets
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,8 @@ class Elsewhere:
             r"chmod ([0-7]+) (/\S+)": lambda mode, path: Path(path).chmod(int(mode, 8)),
             r"mv (/\S+) (/\S+)": lambda old, new: Path(old).rename(new),
             r"a key is put into (/\S+)": self._put_key,
-            r"config.toml says (\w+) = (\S+)": self._says,
+            r"config.toml says (\w+) = (.+)": self._says,
+            r"(\S+) begins a run at (\S+)": self._begins,
             r"slack takes (\S+) from now on": self._takes,
             r"slack answers (\d+) (.*)": self._answers,
         }
@@ -65,7 +67,8 @@ class Elsewhere:
     def state(self) -> dict[str, str] | None:
         """
         Every table but the record of what happened, and without when a secret was last opened; nor what changes by
-        itself: the signs of life of orchestrators, and the number of who last looked at the keys to change them. None before there is a table.
+        itself: the signs of life of orchestrators, the number of who last looked at the keys to change them, and when a credential
+        is tried at its provider. None before there is a table.
         """
         if self._database is None:
             return {}
@@ -77,7 +80,7 @@ class Elsewhere:
         )
         if not names:
             return None
-        rows = "(to_jsonb(t) - 'last_used_at')::text"
+        rows = "(to_jsonb(t) - '{last_used_at,probed_at,probe_due_at}'::text[])::text"
         asked = [f"SELECT '{name}', md5(string_agg({rows}, ' ' ORDER BY {rows})) FROM {name} t" for name in names]
         return dict(self._database.execute(" UNION ALL ".join(asked).encode()).fetchall())
 
@@ -91,6 +94,12 @@ class Elsewhere:
         file.parent.mkdir(mode=0o700, exist_ok=True)
         file.write_bytes(secrets.token_bytes(32))
         file.chmod(0o600)
+
+    def _begins(self, token: str, address: str) -> None:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(address, b'{"purpose": "count the stars"}', headers)
+        # No proxy of the environment stands between this and our own machine.
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
 
     def _says(self, name: str, value: str) -> None:
         file = self.home / "config.toml"
