@@ -20,6 +20,7 @@ from aiohttp import web
 from joserfc import jwk, jwt
 
 from company_agents.integrations.provider import CredentialPlace, Provider
+from tests.providers.dotted import put
 
 ACCOUNT = "ann@acme.example"
 CLIENT_ID = "client:1"
@@ -127,13 +128,13 @@ class Service:
             _check(self.bodies[-1] == probe.body.encode(), "the probe's body")
             _check(request.content_type == "application/json", "the probe's content type")
         if token:
-            reply = _put(probe.account, ACCOUNT, _put(probe.ok, True, None))
+            reply = put(probe.account, ACCOUNT, put(probe.ok, True, None))
             headers = {probe.scopes_header: "one, two"} if probe.scopes_header else {}
             return web.json_response(reply if reply is not None else {}, headers=headers)
         if self.provider.refused_codes:
             code = sorted(self.provider.refused_codes)[0]
-            return web.json_response(_put(probe.error[0], code, _put(probe.ok, False, None)))
-        return web.json_response(_put(probe.error[0], SAID, None), status=401)
+            return web.json_response(put(probe.error[0], code, put(probe.ok, False, None)))
+        return web.json_response(put(probe.error[0], SAID, None), status=401)
 
     def _credential(self, request: web.Request) -> str | None:
         """The token in a call, if it stands where the file says, and is good."""
@@ -298,18 +299,18 @@ class Service:
         assert oauth is not None
         access = f"access-{secrets.token_urlsafe(24)}"
         self.access[access] = scopes
-        reply = _put(oauth.access_field, access, {"token_type": "bearer"})
+        reply = put(oauth.access_field, access, {"token_type": "bearer"})
         if scopes:
-            reply = _put(oauth.scope_field, oauth.scope_separator.join(scopes), reply)
+            reply = put(oauth.scope_field, oauth.scope_separator.join(scopes), reply)
         if oauth.refresh is not None:
             if oauth.lifetime is None:
-                reply = _put(oauth.expires_field, LIFE, reply)
+                reply = put(oauth.expires_field, LIFE, reply)
             if refresh:
                 token = f"refresh-{secrets.token_urlsafe(24)}"
                 self.refresh[token] = scopes
-                reply = _put(oauth.refresh_field, token, reply)
+                reply = put(oauth.refresh_field, token, reply)
         if oauth.account_field:
-            reply = _put(oauth.account_field, ACCOUNT, reply)
+            reply = put(oauth.account_field, ACCOUNT, reply)
         if oauth.quirk == "slack":
             reply = {**reply, "ok": True, "token_type": "bot"}
         return self._said(reply, 200)
@@ -394,17 +395,3 @@ def _carries(request: web.Request, place: CredentialPlace, token: str) -> bool:
     if place.kind == "basic":
         filled = "Basic " + base64.b64encode(filled.encode()).decode()
     return request.headers.get(place.name) == filled
-
-
-def _put(path: str | None, value: Any, into: Any) -> Any:
-    """A JSON value with this one at a dotted path; numbers make lists."""
-    if path is None:
-        return into
-    first, _, rest = path.partition(".")
-    if first.isdigit():
-        entries: list[Any] = into if isinstance(into, list) else [None]
-        entries[int(first)] = _put(rest, value, entries[int(first)]) if rest else value
-        return entries
-    fields: dict[str, Any] = into if isinstance(into, dict) else {}
-    fields[first] = _put(rest, value, fields.get(first)) if rest else value
-    return fields
