@@ -31,6 +31,7 @@ from company_agents.identity.sessions import Sessions
 from company_agents.integrations.attempts import Attempts
 from company_agents.integrations.checks import Checks
 from company_agents.integrations.clients import Clients
+from company_agents.integrations.details import Looks
 from company_agents.integrations.devices import Devices
 from company_agents.integrations.flows import Flows
 from company_agents.integrations.importing import Importer
@@ -108,6 +109,7 @@ class App:
     flows: Flows
     devices: Devices
     revocation: Revocation
+    looks: Looks
     refresher: Refresher
     upkeep: Upkeep
     requests: Requests
@@ -235,6 +237,7 @@ async def open_app(
             flows=flows,
             devices=Devices(flows),
             revocation=revocation,
+            looks=Looks(audit, integrations, statuses),
             refresher=refresher,
             upkeep=upkeep,
             requests=Requests(

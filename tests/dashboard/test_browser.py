@@ -178,6 +178,10 @@ async def test_the_keyboard_alone_connects_an_integration(
     await _tab_to(page, "element.textContent.includes('Connect an integration')")
     await page.keyboard.press("Enter")
     await _h1(page, "Connect an integration")
+    await _tab_to(page, "element.id === 'q'")
+    await page.keyboard.type("slack")
+    await page.keyboard.press("Enter")
+    await _h1(page, "Connect an integration")
     await _tab_to(page, "element.textContent === 'Slack'")
     await page.keyboard.press("Enter")
     # The token's field has the focus already.
@@ -219,6 +223,8 @@ async def _every_page(app: App, caller: Caller, integration: Any, agent: Any) ->
         ),
         *(f"{home}/people", f"{home}/people/{longest.operator.id}/remove"),
         *(f"{home}/integrations", f"{home}/integrations/connect", f"{home}/integrations/connect/slack"),
+        *(f"{home}/integrations/connect/slack/consent", f"{home}/integrations/connect/generic/client"),
+        *(f"{home}/clients", f"{home}/clients/slack/delete", f"{one}/revoke", f"{home}/integrations?q=x"),
         *(f"{home}/integrations/connect/generic", one, f"{one}/allow", f"{one}/rotate", f"{one}/delete"),
         *(f"{home}/agents", f"{home}/agents/hire", ann, f"{ann}/rotate-token", f"{ann}/retire"),
     ]

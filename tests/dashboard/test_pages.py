@@ -43,6 +43,7 @@ def _filled(page: Page, here: Any, integration_id: object, person_id: object = N
         "person:uuid": person_id,
         "provider": "slack",
         "flow:uuid": uuid.uuid4(),
+        "webhook:uuid": uuid.uuid4(),
     }
     return re.sub(r"\{([^}]+)\}", lambda found: str(values[found[1]]), page.path)
 

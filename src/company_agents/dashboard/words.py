@@ -107,6 +107,7 @@ EVENTS = {
     "integration.refreshed": "Consent refreshed",
     "integration.refresh_failed": "Refresh of a consent brought nothing",
     "integration.needs_attention": "Integration needs attention",
+    "integration.reminder_set": "Reminder of a rotation set",
     "integration.rotation_due": "Credential is old and is to be rotated",
     "run.opened": "Run begun",
     "run.finished": "Run finished",

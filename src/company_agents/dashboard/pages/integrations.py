@@ -9,11 +9,13 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from company_agents.dashboard.forms import Form
-from company_agents.dashboard.named import all_agents
+from company_agents.dashboard.forms import Form, number
+from company_agents.dashboard.named import all_agents, all_integrations
+from company_agents.dashboard.pages.connect import MOST_WORDS
 from company_agents.dashboard.pages.oauth import begin
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, NotFound, ProbeFailed, WrongUsage
+from company_agents.identity import paging
 from company_agents.identity.permissions import Permission
 from company_agents.integrations.credential import check_token
 from company_agents.integrations.integrations import Integration
@@ -23,10 +25,29 @@ from company_agents.integrations.wanted import Wanted
 
 async def show_list(visit: Visit) -> Response:
     """What the company is connected to, and how it is."""
-    integrations = await visit.app.integrations.list(visit.caller, after=visit.query("after"))
+    words = (visit.query("q") or "")[:MOST_WORDS]
+    integrations = await (
+        _found(visit, words) if words else visit.app.integrations.list(visit.caller, visit.query("after"))
+    )
     names = {agent.id: agent.name for agent in await all_agents(visit)}
     titles = {provider.name: provider.title for provider in visit.app.providers.list()}
-    return visit.page("integrations.html", integrations=integrations, names=names, titles=titles)
+    return visit.page("integrations.html", integrations=integrations, names=names, titles=titles, words=words)
+
+
+async def _found(visit: Visit, words: str) -> paging.Page[Integration]:
+    titles = {provider.name: provider.title for provider in visit.app.providers.list()}
+    wanted = words.casefold().split()
+    items = [
+        integration
+        for integration in await all_integrations(visit)
+        if all(
+            word
+            in f"{integration.name} {integration.provider} {titles.get(integration.provider, '')} "
+            f"{integration.destination} {integration.account} {integration.status}".casefold()
+            for word in wanted
+        )
+    ]
+    return paging.Page(items)
 
 
 async def show_one(visit: Visit) -> Response:
@@ -34,9 +55,14 @@ async def show_one(visit: Visit) -> Response:
     integration = await _integration(visit)
     agents = await all_agents(visit)
     named = set(integration.agents)
+    details = await visit.app.looks.of(visit.caller, integration.id)
     return visit.page(
         "integration.html",
         **_about(visit, integration),
+        details=details,
+        most=max(count for _, count in details.uses),
+        held=[version for version in details.versions if version.state != "retired" or version.runs],
+        revocable=_is_revocable(visit, integration),
         users=[agent for agent in agents if agent.state != "retired" and (integration.allow_all or agent.id in named)],
     )
 
@@ -131,6 +157,46 @@ async def _ask_again(visit: Visit, integration: Integration) -> Response:
     return await begin(visit, provider, wanted, consent.flow if consent else "code")
 
 
+def _is_revocable(visit: Visit, integration: Integration) -> bool:
+    """Whether there is something to revoke; that it can be done is known when it is tried."""
+    return integration.kind == "consent" and visit.may("INTEGRATION_DELETE")
+
+
+async def act_cut(visit: Visit) -> Response:
+    """Cut runs off from a version that they hold."""
+    integration = await _integration(visit)
+    version = number((await visit.form()).text("version"))
+    await visit.app.runs.cut(visit.caller, integration.id, version=version)
+    return go(_path(visit, integration), done="cut")
+
+
+async def show_remind(visit: Visit) -> Response:
+    """It stands on the integration's own page; whoever was asked for the password comes by here."""
+    return go(_path(visit, await _integration(visit)))
+
+
+async def act_remind(visit: Visit) -> Response:
+    """After how many days a rotation is asked for."""
+    integration = await _integration(visit)
+    await visit.app.looks.remind(visit.caller, integration.id, number((await visit.form()).text("days")))
+    return go(_path(visit, integration), done="reminded")
+
+
+async def show_revoke(visit: Visit) -> Response:
+    """What it means."""
+    return visit.page("revoke.html", **_about(visit, await _integration(visit)))
+
+
+async def act_revoke(visit: Visit) -> Response:
+    """End the consent at its provider."""
+    integration = await _integration(visit)
+    try:
+        await visit.app.revocation.end(visit.caller, integration.id)
+    except CompanyAgentsError as error:
+        return visit.again("revoke.html", Form(), error, **_about(visit, integration))
+    return go(_path(visit, integration), done="revoked")
+
+
 async def show_delete(visit: Visit) -> Response:
     """What deleting means, and the name to be typed."""
     return visit.page("delete.html", **_about(visit, await _integration(visit)))
@@ -180,5 +246,8 @@ PAGES = [
     Page(f"{_ONE}/check", act=act_check, permission=Permission.INTEGRATION_CHECK),
     Page(f"{_ONE}/allow", show_allow, act_allow, permission=Permission.INTEGRATION_ALLOW),
     Page(f"{_ONE}/rotate", show_rotate, act_rotate, permission=Permission.INTEGRATION_ROTATE),
+    Page(f"{_ONE}/cut", act=act_cut, permission=Permission.RUN_CUT),
+    Page(f"{_ONE}/remind", show_remind, act_remind, permission=Permission.INTEGRATION_ROTATE),
+    Page(f"{_ONE}/revoke", show_revoke, act_revoke, permission=Permission.INTEGRATION_DELETE),
     Page(f"{_ONE}/delete", show_delete, act_delete, permission=Permission.INTEGRATION_DELETE),
 ]
