@@ -75,6 +75,15 @@ async def test_of_many_calls_that_are_refused_at_once_one_renews(world: World) -
     assert world.refreshes() == 1
 
 
+async def test_a_token_that_somebody_has_renewed_already_is_not_renewed_for_an_older_refusal(world: World) -> None:
+    it = await world.consent()
+    refresher = patient(world.app)
+    for _ in range(2):
+        state = await refresher.replaced(world.scope, it.id, 1, 0)
+        assert state is not None and state.written_by == 1
+    assert world.refreshes() == 1
+
+
 async def test_a_token_that_was_pasted_is_never_renewed(world: World) -> None:
     await world.client(ONCE)
     granted = world.server.grant("client-1")

@@ -57,6 +57,7 @@ async def test_of_many_uses_on_two_replicas_one_renews_and_the_others_wait_for_i
     world.server.release()
     assert [reply.status for reply in await asyncio.gather(*calls)] == [200] * 6
     assert world.refreshes() == 1
+    assert (await world.row(it))["attempt"] == 1
     assert (await world.now(it)).status == "connected"
 
 

@@ -18,6 +18,7 @@ from company_agents.integrations.integrations import Integration
 from company_agents.integrations.refresher import Upkeep
 from company_agents.settings import read_settings
 from tests.conftest import LOCAL, Tenant, remove
+from tests.oauth.server import AuthorizationServer
 from tests.promises.evidence import connect_past, sql
 from tests.refresh.world import OFTEN, World, patient, write_services
 
@@ -68,16 +69,20 @@ async def written(world: World, it: Integration) -> bool:
 
 
 async def test_a_slow_company_does_not_keep_another_waiting(world: World, tenant: Any) -> None:
-    other = World(world.app, await tenant(), world.server, world.superuser)
     slow = [await world.consent(OFTEN) for _ in range(8)]
-    quick = await other.consent(OFTEN)
     for it in slow:
         await world.is_due(it)
-    await other.is_due(quick)
-    world.server.misbehave("hold", times=2, seconds=60)
-    async with running(upkeep(world)):
-        await eventually(lambda: written(other, quick))
-        world.server.release()
+    world.server.misbehave("hold", times=8, seconds=60)
+    with AuthorizationServer() as server:
+        other = World(world.app, await tenant(), server, world.superuser)
+        quick = await other.consent(OFTEN)
+        async with running(upkeep(world)):
+            for _ in range(3):
+                await asyncio.to_thread(world.server.wait_until_held)
+            await other.is_due(quick)
+            await eventually(lambda: written(other, quick))
+            assert not any([await written(world, it) for it in slow])
+            world.server.behave()
 
 
 async def test_a_stop_waits_for_what_is_under_way(world: World) -> None:

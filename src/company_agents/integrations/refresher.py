@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 @dataclass
 class Upkeep:
     """
-    `most` refreshes are under way at once, and of one company half of them where others wait. `probe_every` is in hours;
-    0: no probes.
+    `most` refreshes are under way at once, and of one company three quarters of them: another's need not wait for a provider
+    that does not answer. `probe_every` is in hours; 0: no probes.
     """
 
     store: SecretStore
@@ -102,13 +102,13 @@ class Upkeep:
                 await self._probe(scope, every)
 
     def _shares(self, companies: list[UUID]) -> list[tuple[UUID, int]]:
-        """How many each company may begin: all of the room is used, and no company has all of it while others wait."""
+        """How many each company may begin: in turn, and no company has all of the room."""
         room = self.most - len(self._busy)
         under_way = list(self._busy.values())
-        limit = self.most if len(companies) < 2 else max(1, self.most // 2)
+        limit = max(1, self.most * 3 // 4)
         left = {company: max(0, limit - under_way.count(company)) for company in companies}
         shares = dict.fromkeys(companies, 0)
-        # In turn, beginning with who has least under way.
+        # Beginning with who has least under way.
         for company in itertools.cycle(sorted(companies, key=lambda company: under_way.count(company))):
             if room <= 0 or not any(left.values()):
                 break
