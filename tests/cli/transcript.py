@@ -38,6 +38,8 @@ KINDS = {
     "token": r"ca_agent_[\w-]{92}",
     "link": r"http://127\.0\.0\.1:\d+/join\?token=[\w-]{43}",
     "key": r"[0-9a-f]{16}",
+    "whsec": r"whsec_[A-Za-z0-9+/]{43}=",
+    "ed25519": r"[A-Za-z0-9+/]{43}=",
     "next": r"[\w=-]{40,}",
     "user": r"[\w-]+",
 }

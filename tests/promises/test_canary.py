@@ -71,6 +71,7 @@ def _tell(told: Told) -> None:
         days.people(story, link)
         days.operator_tokens(story)
         days.agents(story)
+        days.webhooks(story)
         days.connecting(story)
         days.rotating(story)
         days.calling(story)
@@ -103,7 +104,7 @@ def _tell(told: Told) -> None:
 def _plant_audit_keys(told: Told) -> None:
     """Those that there are; every rotation brings one, and the old ones stay, for verifying."""
     for name, value in places.opened(told.story.machine.home).items():
-        if name.startswith("audit_key/") and name not in told.opened:
+        if name.startswith(("audit_key/", "audit_head_key/")) and name not in told.opened:
             told.story.canaries.plant(name, value)
         told.opened[name] = value
 
@@ -134,7 +135,9 @@ def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> Non
     # Each rotation brings one.
     assert len([name for name in told.opened if name.startswith("audit_key/")]) >= len(told.story.keys)
     # A run's is deleted when its lease ends, which may be before this looks.
-    assert kinds - {"run_token"} == {"agent_token", "audit_key", "integration", "operator_token", "operator_totp"}
+    assert kinds - {"run_token"} == {
+        *("agent_token", "audit_head_key", "audit_key", "integration", "operator_token", "operator_totp", "webhook"),
+    }
     for name, value in told.opened.items():
         assert told.story.canaries.found(Place("a secret", value)), f"{name} is new: give it a canary"
 

@@ -21,6 +21,8 @@ from company_agents.errors import NotFound, Unauthenticated
 from company_agents.identity.permissions import Role
 from company_agents.identity.tokens import new_agent_token, new_run_token
 from company_agents.integrations.wanted import Wanted
+from company_agents.outbox.events import Message
+from company_agents.outbox.webhooks import queue
 from company_agents.sensitive import Sensitive
 from tests.conftest import LOCAL, Tenant
 from tests.dashboard.people import member
@@ -75,6 +77,9 @@ async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
     await app.runs.open(tenant.agent)
     await app.clients.configure(tenant.local, "slack", client_id="17.17", secret=Sensitive("a-client-secret"))
     await app.flows.begin(tenant.local, Wanted("slack", name="by consent"), session_id=uuid.uuid4())
+    hook, _ = await app.outbox.webhooks.create(tenant.local, "https://hooks.example.com/", ["key.rotated"])
+    async with tenant.local.scope.transaction() as tx:
+        await queue(tx, hook.id, Message(f"evt_{uuid.uuid4().hex}", "key.rotated", "{}"))
     await app.operators.invite(tenant.local, Role.VIEWER)
     return tenant
 
@@ -100,6 +105,11 @@ async def world(app: App, tenant: MakeTenant, provider: Any, superuser: Past) ->
         await sql(
             superuser,
             "INSERT INTO idempotency_keys (company_id, principal, key, request_hash) VALUES (%(c)s, 'x', 'x', 'x')",
+            c=one.company.id,
+        )
+        await sql(
+            superuser,
+            "INSERT INTO audit_sink_cursors (sink, chain, seq, mac) VALUES ('a sink', %(c)s, 1, 'x')",
             c=one.company.id,
         )
     found = World(both[0], both[1], tables)
@@ -339,7 +349,7 @@ async def test_a_false_claim_that_is_looked_up_together_with_good_ones_finds_not
 async def test_a_secret_of_another_company_is_not_there(app: App, world: World) -> None:
     async with world.theirs.local.scope.transaction() as tx:
         theirs = [row["id"] for row in await tx.all("secret_list", company_id=world.theirs.company.id)]
-    assert len(theirs) == 5
+    assert len(theirs) == 6
     for secret in theirs:
         with pytest.raises(NotFound):
             async with app.store.use(world.mine.local.scope, secret, actor="tester"):

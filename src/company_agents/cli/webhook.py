@@ -17,6 +17,7 @@ from company_agents.errors import Exit
 
 if TYPE_CHECKING:
     from company_agents.identity.principal import Caller
+    from company_agents.outbox.webhooks import Attempted
 
 group = noun("webhook", "Where a company's events are sent to.")
 
@@ -54,7 +55,8 @@ async def show(session: Session, id: SomeId) -> Result:
     caller = await _caller(session, id)
     webhook = await session.app.outbox.webhooks.get(caller, id)
     deliveries = await session.app.outbox.webhooks.deliveries(caller, id)
-    return Result({**dataclasses.asdict(webhook), "deliveries": deliveries})
+    told = [f"{each.type} {each.state}, {_result(each)}" for each in deliveries]
+    return Result({**dataclasses.asdict(webhook), "deliveries": deliveries if session.json else told})
 
 
 @command(group, "rotate-secret")
@@ -84,6 +86,10 @@ async def delete(session: Session, id: SomeId) -> Result:
     """Delete a webhook and its secret."""
     await session.app.outbox.webhooks.delete(await _caller(session, id), id)
     return Result({"id": id, "deleted": True})
+
+
+def _result(each: Attempted) -> str:
+    return each.error or (f"HTTP {each.answer}" if each.answer else "not tried yet")
 
 
 async def _caller(session: Session, webhook_id: UUID) -> Caller:

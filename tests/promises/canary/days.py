@@ -109,6 +109,46 @@ def runs(story: Story) -> None:
             assert doors.tool(token, "whoami", {}).status == 401
 
 
+def webhooks(story: Story) -> None:
+    """One is made at each door, and its secret rotated there; each gets a message."""
+    doors, api, pages = story.doors, f"/v1/companies/{story.company}/webhooks", f"/companies/{story.company}/webhooks"
+    url, wanted = f"{story.slack.url}/hook", ["agent.token.rotated", "key.rotated"]
+    names = {door: f"first secret of the webhook by {door}" for door in ("page", "rest", "cli")}
+    form = {"url": url, "event": wanted[0], "private_network": "yes"}
+    made = doors.page(story.cookie, f"{pages}/new", form, shown={names["page"]}).text
+    story.webhook_secret(made, names["page"])
+    ids = {"page": re.findall(rf"{pages}/([0-9a-f-]{{36}})", made)[0]}
+    body = {"url": url, "events": wanted, "allow_private_network": True}
+    asked: dict[str, Any] = {"body": body, "headers": {"Idempotency-Key": "webhook"}}
+    by_rest = doors.rest(story.operator_token, "POST", api, **asked, shown={names["rest"]}).json
+    story.webhook_secret(by_rest["secret"], names["rest"])
+    assert doors.rest(story.operator_token, "POST", api, **asked).json["secret"] is None
+    words = ["create", url, "--company", story.company, "--event", wanted[0], "--allow-private-network"]
+    by_cli = doors.json("webhook", *words, shown={names["cli"]})
+    story.webhook_secret(by_cli["secret"], names["cli"])
+    ids |= {"rest": by_rest["id"], "cli": by_cli["id"]}
+    for door, webhook in ids.items():
+        name = f"secret of the webhook by {door}"
+        if door == "page":
+            path = f"{pages}/{webhook}/rotate-secret"
+            seen = re.findall(r'name="seen" value="([^"]+)"', doors.page(story.cookie, path).text)[0]
+            text = doors.page(story.cookie, path, {"seen": seen}, shown={name}).text
+        elif door == "rest":
+            text = doors.rest(story.operator_token, "POST", f"{api}/{webhook}/rotate-secret", shown={name}).text
+        else:
+            text = doors.json("webhook", "rotate-secret", "--id", webhook, shown={name})["secret"]
+        story.webhook_secret(text, name)
+        doors.json("webhook", "show", "--id", webhook)
+        assert doors.page(story.cookie, f"{pages}/{webhook}/test", {}).status == 303
+        assert doors.page(story.cookie, f"{pages}/{webhook}").status == 200
+        for path in (webhook, f"{webhook}/deliveries"):
+            assert doors.rest(story.operator_token, "GET", f"{api}/{path}").status == 200
+    assert doors.page(story.cookie, pages).status == 200
+    doors.json("webhook", "list", "--company", story.company)
+    # What leaves is signed with a key that is made then.
+    doors.json("audit", "key")
+
+
 def _api(story: Story) -> str:
     return f"/v1/companies/{story.company}/integrations"
 

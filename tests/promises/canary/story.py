@@ -5,6 +5,7 @@ An instance that is used, with a known value in every secret field; what has to 
 from __future__ import annotations
 
 import base64
+import html
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -115,6 +116,13 @@ class Story:
     def an_operator_token(self, text: str, name: str) -> str:
         """The same, of an operator."""
         return self._token(OPERATOR_TOKEN, text, name)
+
+    def webhook_secret(self, text: str, name: str) -> str:
+        """The signing secret that this text shows."""
+        found = re.search(r"whsec_([A-Za-z0-9+/]{43}=)", html.unescape(text))
+        assert found, f"{name} is not shown"
+        self.canaries.plant(name, found[1], base64.b64decode(found[1]))
+        return found[0]
 
     def _token(self, pattern: re.Pattern[str], text: str, name: str) -> str:
         found = pattern.search(text)
