@@ -21,6 +21,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from company_agents.app import App, open_app
 from company_agents.dashboard.guard import cookie_name
+from company_agents.errors import Refused
 from company_agents.identity.principal import Caller
 from company_agents.logs import Redactor, start_logging
 from company_agents.mcp_server import mcp_door
@@ -246,6 +247,45 @@ async def test_a_service_is_connected_by_consent_and_rotated_by_a_new_one(
     states = [value for url in visitor.seen for value in parse_qs(urlsplit(url).query).get("state", [])]
     assert states
     assert not any(state in log for state in states)
+
+
+async def test_the_page_of_an_integration_shows_who_holds_what_and_ends_it(
+    here: Served, visitor: Visitor, server: AuthorizationServer, company: Caller
+) -> None:
+    page = visitor.page
+    await _connected(visitor, server, company)
+    [integration] = (await here.app.integrations.list(company)).items
+    agent, token = await here.app.agents.create(company, "ann")
+    await here.app.integrations.allow(company, integration.id, agent.id)
+    ann = await here.app.identity.agent(token.reveal_text())
+    for _ in range(3):
+        await here.app.requests.request(ann, "acme", "GET", "/api/me")
+    _, run_token = await here.app.runs.open(ann)
+    run = await here.app.identity.run(run_token.reveal_text())
+    await _press(page, "Rotate")
+    await _press(page, "Go on to Acme")
+    await page.get_by_role("button", name="Approve").click()
+    await _h1(page, "acme")
+
+    draining = page.get_by_role("row").filter(has_text="Draining")
+    await expect(draining).to_contain_text("1")
+    await expect(page.locator("main")).to_contain_text("3 calls in the last 30 days, 3 of them today")
+    await expect(page.get_by_role("img", name="3 calls in 30 days")).to_be_visible()
+    assert (await here.app.requests.request(run, "acme", "GET", "/api/me")).status == 200
+    await draining.get_by_role("button", name="Cut now").click()
+    await expect(page.get_by_role("status")).to_contain_text("Cut off.")
+    await expect(draining).to_have_count(0)
+    with pytest.raises(Refused):
+        await here.app.requests.request(run, "acme", "GET", "/api/me")
+
+    await page.get_by_label("Days until a rotation").fill("90")
+    await _press(page, "Save")
+    await expect(page.locator("main")).to_contain_text("A rotation is asked for 90 days after the last one.")
+    await _press(page, "Revoke at Acme")
+    await _press(page, "Revoke it")
+    await expect(page.get_by_role("status")).to_contain_text("Revoked at the provider.")
+    await expect(page.locator("main")).to_contain_text("Needs attention")
+    assert all(token.revoked for token in server.state.by_access.values())
 
 
 async def test_a_consent_that_is_denied_connects_nothing(

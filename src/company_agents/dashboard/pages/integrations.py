@@ -22,6 +22,9 @@ from company_agents.integrations.integrations import Integration
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.wanted import Wanted
 
+# Of an integration's versions, so many are shown: the newest.
+MOST_VERSIONS = 10
+
 
 async def show_list(visit: Visit) -> Response:
     """What the company is connected to, and how it is."""
@@ -61,7 +64,7 @@ async def show_one(visit: Visit) -> Response:
         **_about(visit, integration),
         details=details,
         most=max(count for _, count in details.uses),
-        held=[version for version in details.versions if version.state != "retired" or version.runs],
+        versions=details.versions[:MOST_VERSIONS],
         revocable=_is_revocable(visit, integration),
         users=[agent for agent in agents if agent.state != "retired" and (integration.allow_all or agent.id in named)],
     )
