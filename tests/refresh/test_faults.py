@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from company_agents.errors import Unavailable
 from tests.refresh.world import OFTEN, ONCE, WINDOW, World, patient
 
 LOST = "the reply to a refresh was lost"
@@ -164,9 +165,10 @@ async def test_a_busy_provider_is_asked_again_when_it_says_and_the_status_stays(
     assert (row["refresh_problem"], row["uncertain"], row["failures"]) == ("not now", 0, 1)
     now = await world.now(it)
     assert (now.status, now.status_since) == ("connected", it.status_since)
-    # Nobody who uses it asks before.
-    await world.set(it, "expires_at = now() + interval '20 seconds'")
-    await world.app.requests.request(world.tenant.agent, it.name, "GET", "/api/me")
+    # Nobody who uses it asks before, also once the token has ended.
+    await world.set(it, "expires_at = now()")
+    with pytest.raises(Unavailable):
+        await world.app.requests.request(world.tenant.agent, it.name, "GET", "/api/me")
     assert world.refreshes() == 1
     (failed,) = await world.events(it, "integration.refresh_failed")
     assert failed["error"] == "oauth_not_now"

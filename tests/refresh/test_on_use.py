@@ -25,7 +25,7 @@ async def use(world: World, it: Any, method: str = "GET", path: str = "/api/me",
 async def test_a_token_that_ends_in_a_moment_is_renewed_before_it_is_used(world: World) -> None:
     it = await world.consent()
     before = await world.token(it)
-    await world.set(it, "expires_at = now() + interval '20 seconds'")
+    await world.set(it, "expires_at = now() + interval '20 seconds', refresh_due_at = now()")
     assert (await use(world, it)).status == 200
     used = world.server.calls_to("/api/me")[-1].headers["authorization"]
     assert used == f"Bearer {await world.token(it)}" != f"Bearer {before}"
@@ -33,6 +33,15 @@ async def test_a_token_that_ends_in_a_moment_is_renewed_before_it_is_used(world:
     (begun,) = await world.events(it, "credential.refresh_begun")
     assert begun["actor"] == world.tenant.agent.label
     assert (await use(world, it)).status == 200
+    assert world.refreshes() == 1
+
+
+async def test_a_token_that_lives_for_less_than_a_minute_is_not_renewed_at_each_use(world: World) -> None:
+    world.server.state.lifetime = 25
+    it = await world.consent()
+    await world.is_due(it, dead=True)
+    for _ in range(3):
+        assert (await use(world, it)).status == 200
     assert world.refreshes() == 1
 
 
@@ -117,7 +126,7 @@ async def test_a_token_that_has_ended_and_cannot_be_renewed_is_not_sent(world: W
 
 async def test_while_a_provider_is_busy_a_token_is_used_until_it_ends(world: World) -> None:
     it = await world.consent()
-    await world.set(it, "expires_at = now() + interval '20 seconds'")
+    await world.set(it, "expires_at = now() + interval '20 seconds', refresh_due_at = now()")
     world.server.misbehave("busy", times=9)
     assert (await use(world, it)).status == 200
     assert (await use(world, it)).status == 200
@@ -166,7 +175,7 @@ async def test_a_call_waits_for_a_refresh_that_another_has_under_way_and_not_for
     it = await world.consent(OFTEN)
     # Another replica began, and is gone.
     await world.set(it, "attempt = 1, attempt_began_at = now(), attempt_ends_at = now() + interval '60 seconds'")
-    await world.set(it, "expires_at = now() + interval '20 seconds'")
+    await world.set(it, "expires_at = now() + interval '20 seconds', refresh_due_at = now()")
     assert (await use(world, it, patience=0.3)).status == 200
     await world.set(it, "expires_at = now()")
     with pytest.raises(Unavailable):

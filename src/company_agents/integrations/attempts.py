@@ -95,7 +95,7 @@ class Attempts:
         age: float = 0,
     ) -> Attempt | None:
         """
-        Begin an attempt on one version now: where its token ends within `soon` seconds (None: in any case), it is `age`
+        Begin an attempt on one version now: where it is due and ends within `soon` seconds (None: in any case), it is `age`
         seconds old, and nothing was written since `base`. None where one is under way, or has to wait for its time.
         """
         began = time.monotonic()

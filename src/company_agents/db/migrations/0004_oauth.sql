@@ -121,6 +121,11 @@ CREATE FUNCTION version_ends_soon(v credential_versions) RETURNS boolean LANGUAG
     SELECT coalesce(v.ends_at - least(interval '7 days', (v.ends_at - v.created_at) / 3) <= now()
                     AND NOT (v.ends_because = 'testing' AND v.ends_at <= now()), false) $$;
 
+-- Whether whoever uses a version has to see to its renewal first. One that lives for a minute only is not renewed at each use.
+CREATE FUNCTION version_is_ending(v credential_versions) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(v.expires_at <= now()
+                    OR (v.expires_at <= now() + interval '30 seconds' AND v.refresh_due_at <= now()), false) $$;
+
 -- Whether a version is older than its integration wants it to be.
 CREATE FUNCTION version_is_old(i integrations, v credential_versions) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(v.created_at + i.rotate_every * interval '1 day' <= now(), false) $$;

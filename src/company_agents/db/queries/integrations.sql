@@ -25,7 +25,7 @@ WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
 -- name: integration_for_use
 -- For a run, the version that it is pinned to, also one that was cut; else the current one.
 SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id, v.consent, v.written_by, v.refresh_problem,
-       coalesce(v.expires_at <= now() + interval '30 seconds', false) AS is_ending,
+       version_is_ending(v) AS is_ending,
        p.run_id IS NOT NULL AS is_pinned, coalesce(p.cut_at IS NOT NULL, false) OR v.state = 'retired' AS is_cut
 FROM integrations i
 LEFT JOIN run_pins p ON p.integration_id = i.id AND p.run_id = %(run_id)s::uuid

@@ -21,7 +21,7 @@ RETURNING v.integration_id, v.version, v.attempt AS number, v.written_by AS base
           coalesce(v.expires_at <= now(), false) AS dead, now() AS at;
 
 -- name: refresh_begin
--- The same for one, before it is due: where its token ends within `soon`, or NULL: in any case, where it is older than
+-- The same for one: where it is due and its token ends within `soon`, or has ended; or (NULL) in any case, where it is older than
 -- `age` and was not renewed since `base`. After a failure it is left to its time.
 WITH due AS (
     SELECT integration_id, version, attempt_ends_at IS NOT NULL AS unended
@@ -30,7 +30,8 @@ WITH due AS (
       AND consent AND refresh_problem NOT IN ('uncertain', 'gone', 'nothing')
       AND (attempt_ends_at IS NULL OR attempt_ends_at <= now())
       AND (failures = 0 OR refresh_due_at <= now())
-      AND (%(soon)s::interval IS NULL OR expires_at <= now() + %(soon)s)
+      AND (%(soon)s::interval IS NULL OR expires_at <= now()
+           OR (expires_at <= now() + %(soon)s AND refresh_due_at <= now()))
       AND (%(base)s::bigint IS NULL OR written_by = %(base)s)
       AND coalesce(refreshed_at, created_at) <= now() - %(age)s::interval
     FOR UPDATE
@@ -150,6 +151,6 @@ WHERE integration_id = %(integration_id)s ORDER BY id DESC LIMIT %(limit)s;
 
 -- name: check_current
 SELECT i.provider, i.destination, v.version, v.secret_id, v.consent, v.written_by,
-       coalesce(v.expires_at <= now() + interval '30 seconds', false) AS is_ending
+       version_is_ending(v) AS is_ending
 FROM integrations i JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
 WHERE i.id = %(id)s;
