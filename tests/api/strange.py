@@ -25,6 +25,8 @@ _ODD_QUERIES: dict[str, tuple[str, ...]] = {
     ),
     "status": ("open&status=done",),
     "assignee": ("01234567-89AB-CDEF-0123-456789ABCDEF",),
+    "agent": ("01234567-89AB-CDEF-0123-456789ABCDEF",),
+    "state": ("running&state=queued",),
     "query": (
         *(
             '"',

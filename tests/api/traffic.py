@@ -268,7 +268,7 @@ def mark_of(world: World) -> str:
     return f"zebra{world.tenant.company.id.hex}"
 
 
-AGENTS_ONLY = {P.MEMORY, P.INTEGRATION_USE}
+AGENTS_ONLY = {P.MEMORY, P.INTEGRATION_USE, P.RUN_OPEN, P.RUN_HOLD}
 
 
 @functools.cache

@@ -26,6 +26,7 @@ async def test_whoami_tells_an_agent_who_it_is(door: Served, tenant: Make) -> No
             "company_id": str(one.company.id),
             "name": "ann",
             "state": "active",
+            "run": None,
         }
 
 
