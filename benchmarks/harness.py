@@ -32,7 +32,7 @@ class Ratio:
         verdict = "met" if self.ratio >= self.goal else "MISSED"
         return (
             f"{self.name:<58} {self.ours:>9,.0f}/s {self.baseline:>9,.0f}/s   "
-            f"{self.ratio:5.2f} ({self.lowest:.2f}–{self.highest:.2f})   goal {self.goal:.1f} {verdict}"
+            f"{self.ratio:5.2f} ({self.lowest:.2f}–{self.highest:.2f})   goal {self.goal:g} {verdict}"
         )
 
 
