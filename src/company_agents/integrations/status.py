@@ -77,9 +77,8 @@ class Statuses:
         scopes: Sequence[str] | None = None,
     ) -> bool:
         """
-        The same in a transaction. `status_since` moves only when the status changes, and the history grows only then. Of
-        a version that was replaced since, nothing is written: it says nothing of the present one. Returns whether the
-        status changed.
+        The same in a transaction. `status_since` moves only when the status changes, and the history grows only then. Of a
+        version that was replaced since, nothing is written: it says nothing of the present one. Returns whether it changed.
         """
         # In two statements: one that has waited for a lock sees every other table as it was before it waited.
         await tx.run("integration_hold", id=integration_id)
@@ -90,23 +89,21 @@ class Statuses:
         if status == CONNECTED and not hint and row["old"]:
             hint = OLD_HINT
         if (row["status"], row["reason"], row["hint"]) != (status, reason, hint) or scopes:
-            found = [*scopes] if scopes else None
-            await tx.run("status_write", id=integration_id, status=status, reason=reason, hint=hint, scopes=found)
+            shown = {"status": status, "reason": reason, "hint": hint}
+            await tx.run("status_write", id=integration_id, scopes=[*scopes] if scopes else None, **shown)
         if row["status"] == status:
             return False
         await self.remember(tx, integration_id, version, status, reason, seen_by)
         if status == NEEDS_ATTENTION:
             # Committed before the status is: who listens to the log hears of it, also when this is the last line.
+            facts = {"provider": row["provider"], "name": row["name"], "reason": reason, "hint": hint or None}
             await self.audit.append(
                 tx.company_id,
                 "integration.needs_attention",
                 integration=integration_id,
                 version=version,
-                provider=row["provider"],
-                name=row["name"],
                 seen_by=seen_by,
-                reason=reason,
-                hint=hint or None,
+                **facts,
             )
         return True
 
