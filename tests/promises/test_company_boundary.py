@@ -229,7 +229,7 @@ async def test_a_row_of_another_company_can_neither_be_inserted_nor_made_of_ones
     for table, owner in world.tables.items():
         query = f"SELECT to_jsonb(t) AS row FROM {table} t WHERE {owner} = %(c)s LIMIT 1"
         [found] = await sql(superuser, query, c=theirs)
-        insert = f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, %(r)s::jsonb)"
+        insert = f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_record(NULL::{table}, %(r)s::jsonb)"
         await is_refused(serving, mine, insert, r=json.dumps(found["row"]))
         if table not in OF_THE_INSTANCE and "UPDATE" in await rights(serving, table):
             await is_refused(serving, mine, f"UPDATE {table} SET {owner} = %(c)s", c=theirs)
@@ -258,7 +258,7 @@ async def test_without_the_scope_of_a_company_nothing_of_any_is_found_or_written
                 assert (await serving.execute(f"DELETE FROM {table}".encode())).rowcount == 0
         query = f"SELECT to_jsonb(t) AS row FROM {table} t WHERE {owner} = %(c)s LIMIT 1"
         [found] = await sql(superuser, query, c=world.mine.company.id)
-        insert = f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, %(r)s::jsonb)"
+        insert = f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_record(NULL::{table}, %(r)s::jsonb)"
         await is_refused(serving, given, insert, r=json.dumps(found["row"]))
 
 
