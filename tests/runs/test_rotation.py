@@ -139,7 +139,7 @@ async def test_while_runs_begin_and_credentials_rotate_no_run_is_without_a_secre
         i=here.integration.id,
     )
     assert orphans == []
-    live = [token for tokens in begun[1:] for token in tokens]
+    live = [token for tokens in begun[1:] if tokens is not None for token in tokens]
     assert len(live) == 30
     for token in live:
         await use(other, token, here.integration.id)
