@@ -92,7 +92,7 @@ class Versions:
         version: int,
         credential: Credential,
         provider: Provider,
-        actor: str,
+        actor: str | None,
         *,
         kills: bool,
     ) -> int:
@@ -112,14 +112,14 @@ class Versions:
         async with scope.transaction() as tx:
             return [Version(**row) for row in await tx.all("version_list", integration_id=integration_id)]
 
-    async def settle_now(self, scope: CompanyScope, integration_id: UUID, actor: str) -> None:
+    async def settle_now(self, scope: CompanyScope, integration_id: UUID, actor: str | None) -> None:
         """`settle`, with its own transaction and lock; where the integration is gone there is nothing to settle."""
         with contextlib.suppress(NotFound):
             async with scope.transaction() as tx:
                 await held(tx, integration_id)
                 await self.settle(tx, integration_id, actor)
 
-    async def settle(self, tx: Any, integration_id: UUID, actor: str, *, dead: Sequence[int] = ()) -> None:
+    async def settle(self, tx: Any, integration_id: UUID, actor: str | None, *, dead: Sequence[int] = ()) -> None:
         """Retire what drains and is held by no run. There is nothing to revoke of a version that is `dead` already."""
         for row in await tx.all("versions_unheld", integration_id=integration_id):
             # Not of a dead one: to revoke one consent ends, at some providers, all of the same person.
@@ -130,7 +130,7 @@ class Versions:
             await self._record(tx.company_id, "credential.retired", actor, integration_id, row["version"])
 
     async def cut(
-        self, tx: Any, integration_id: UUID, actor: str, *, version: int | None = None, every: bool = False
+        self, tx: Any, integration_id: UUID, actor: str | None, *, version: int | None = None, every: bool = False
     ) -> Cut:
         """
         Cut runs off from the version that they hold: from one, from every, else from all that drain. Their next call with
@@ -153,7 +153,7 @@ class Versions:
         # In a statement of its own: only that sees what was committed while this one waited for a lock.
         await tx.run("pins_insert", run_id=run_id, integrations=[row["id"] for row in held])
 
-    async def revoke_retired(self, scope: CompanyScope, actor: str, integration_id: UUID | None = None) -> None:
+    async def revoke_retired(self, scope: CompanyScope, actor: str | None, integration_id: UUID | None = None) -> None:
         """
         Revoke what has retired and was not revoked yet, and delete its secret; in its own transactions. What does not work
         is tried again later, and given up at last: each outcome is on record.
@@ -173,7 +173,7 @@ class Versions:
                     await self.store.delete(tx, row["secret_id"])
                     await self._record(scope.company_id, action, actor, row["integration_id"], row["version"])
 
-    async def _revoked(self, scope: CompanyScope, actor: str, row: dict[str, Any]) -> str | None:
+    async def _revoked(self, scope: CompanyScope, actor: str | None, row: dict[str, Any]) -> str | None:
         """What became of it, as the event is called; None: not yet known."""
         integration_id, version = row["integration_id"], row["version"]
         facts = {"actor": actor, "integration": integration_id, "version": version, "purpose": "revoke"}
@@ -198,7 +198,7 @@ class Versions:
         return done
 
     async def _record(
-        self, company_id: UUID, action: str, actor: str, integration_id: UUID, version: int, **facts: Any
+        self, company_id: UUID, action: str, actor: str | None, integration_id: UUID, version: int, **facts: Any
     ) -> None:
         await self.store.audit.append(
             company_id, action, actor=actor, integration=integration_id, version=version, **facts
