@@ -117,6 +117,29 @@ async def owner(person: People) -> Person:
     return await person()
 
 
+def _of_a_server(scope: Any) -> dict[str, Any] | None:
+    """What the provider says as an authorization server, at which nobody ever consents."""
+    url = f"http://{dict(scope['headers'])[b'host'].decode()}"
+    known: dict[str, dict[str, Any]] = {
+        "/.well-known/oauth-authorization-server": {
+            "issuer": url,
+            "authorization_endpoint": f"{url}/authorize",
+            "token_endpoint": f"{url}/token",
+            "device_authorization_endpoint": f"{url}/device_authorization",
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+        },
+        "/device_authorization": {
+            "device_code": f"device-code-{uuid.uuid4().hex}",
+            "user_code": "WDJB-MJHT",
+            "verification_uri": f"{url}/device",
+            "expires_in": 900,
+        },
+        "/token": {"status": 400, "error": "authorization_pending"},
+    }
+    return known.get(scope["path"])
+
+
 @dataclass
 class Provider:
     """Answers whoever brings one of its tokens; tells what it was asked."""
@@ -133,9 +156,13 @@ class Provider:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         given = dict(scope["headers"]).get(b"authorization", b"").decode()
         self.asked.append((scope["method"], scope["path"], body))
+        headers = [(b"content-type", b"application/json")]
+        if (said := _of_a_server(scope)) is not None:
+            await send({"type": "http.response.start", "status": said.pop("status", 200), "headers": headers})
+            await send({"type": "http.response.body", "body": json.dumps(said).encode()})
+            return
         known = given.removeprefix("Bearer ") in self.good
         content = self.answer if known else json.dumps({"error": "bad token"}).encode()
-        headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200 if known else 401, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 

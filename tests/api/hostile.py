@@ -155,6 +155,7 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     "agent": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "state": ("", "RUNNING", "running%00", "running%20", "%00", quote(CODE[1]), "a" * 5000),
     "query": ("%00", "a%00b", "a" * 1001),
+    "issuer": ("%00", "https://a%00b.example", "nowhere", "a" * 2001, "%ff", quote(CODE[0]), quote(CODE[1])),
 }
 
 

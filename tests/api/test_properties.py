@@ -157,6 +157,14 @@ def _aim(route: Route, things: World, case: Case, well: bool) -> None:
             if well
             else {**case.body, "provider": "generic"}
         )
+    elif route.operation == "configureClient":
+        case.body = {**case.body, "issuer": ""}
+    elif route.operation == "beginConsent":
+        case.body = (
+            {**case.body, **route.body(things), "flow": "device"}
+            if well
+            else {**case.body, "issuer": "", "provider": "generic"}
+        )
     elif well and route.operation == "sendRequest":
         case.body = {**case.body, "method": "POST", "path": "/things"}
     elif well:

@@ -18,6 +18,7 @@ from company_agents.api.routes import ROUTERS
 from company_agents.app import App
 from company_agents.identity.permissions import Permission as P
 from company_agents.identity.principal import Caller
+from company_agents.integrations.wanted import Wanted
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
 
@@ -41,6 +42,8 @@ TABLES = {
     "idempotency_keys": "*",
     "webhooks": "*",
     "webhook_deliveries": "*",
+    "oauth_clients": "*",
+    "oauth_flows": "*",
 }
 
 
@@ -86,6 +89,16 @@ def webhook(world: World) -> dict[str, Any]:
     return {"url": f"{world.url}/hook", "events": ["key.rotated"], "allow_private_network": True}
 
 
+def consent(world: World) -> dict[str, Any]:
+    return {
+        **some_name(world),
+        "provider": "generic",
+        "issuer": world.url,
+        "base_url": world.url,
+        "allow_private_network": True,
+    }
+
+
 def whom(world: World) -> dict[str, str]:
     return {"agent": world.ids["agent_id"]}
 
@@ -122,6 +135,14 @@ SAMPLES: dict[str, Sample] = {
     "renewRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "finishRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "cancelRun": Sample(P.RUN_CANCEL, lambda world: {}),
+    "listClients": Sample(P.INTEGRATION_CONNECT),
+    "configureClient": Sample(
+        P.PROVIDER_CONFIGURE, lambda world: {"client_id": "client-1", "client_secret": "a-secret-of-the-client"}
+    ),
+    "deleteClient": Sample(P.PROVIDER_CONFIGURE),
+    "beginConsent": Sample(P.INTEGRATION_CONNECT, consent),
+    "pollConsent": Sample(P.INTEGRATION_CONNECT),
+    "cancelConsent": Sample(P.INTEGRATION_CONNECT),
     "sendRequest": Sample(P.INTEGRATION_USE, lambda world: {"method": "POST", "path": "/things", "body": {"a": 1}}),
     "listTasks": Sample(P.TASK_READ),
     "getTask": Sample(P.TASK_READ),
@@ -198,6 +219,11 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     await app.tasks.comment(tenant.local, task.id, "a remark")
     note = await app.memory.write(tenant.agent, "a note of its own")
     run, run_token = await app.runs.open(tenant.agent, "a purpose")
+    client: dict[str, Any] = {"client_id": "client-1", "secret": Sensitive("a-secret-of-the-client")}
+    await app.clients.configure(tenant.local, "github", **client)
+    await app.clients.configure(tenant.local, "generic", **client, issuer=url, allow_private=True)
+    asked = Wanted("generic", issuer=url, name="by consent", base_url=url, allow_private=True)
+    waiting = await app.devices.begin(tenant.local, asked)
     hook, _ = await app.outbox.webhooks.create(tenant.local, f"{url}/hook", ["key.rotated"], allow_private_network=True)
     ids = {
         "cid": tenant.company.id,
@@ -205,6 +231,7 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "integration_id": integration.id,
         "task_id": task.id,
         "memory_id": note.id,
+        "consent_id": waiting.id,
         "webhook_id": hook.id,
         "run_id": run.id,
         "token_id": token_id,

@@ -132,7 +132,7 @@ class Clients:
         Raises:
             NotFound: this company is nobody to this provider yet.
         """
-        caller.require(Permission.INTEGRATION_READ)
+        caller.require(Permission.INTEGRATION_CONNECT)
         async with caller.scope.transaction() as tx:
             row = await tx.one("client_get", provider=provider, issuer=issuer)
         if row is None:
@@ -141,7 +141,7 @@ class Clients:
 
     async def list(self, caller: Caller) -> list[ClientInfo]:
         """All of the company's, by provider."""
-        caller.require(Permission.INTEGRATION_READ)
+        caller.require(Permission.INTEGRATION_CONNECT)
         async with caller.scope.transaction() as tx:
             return [self._info(row) for row in await tx.all("client_list")]
 

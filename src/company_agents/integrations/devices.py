@@ -107,8 +107,17 @@ class Devices:
         return await flows.settle(caller, ready, "device", found)
 
     async def cancel(self, caller: Caller, flow_id: UUID) -> None:
-        """No longer wait for a consent."""
+        """
+        No longer wait for a consent.
+
+        Raises:
+            NotFound: there is no such flow.
+        """
         caller.require(Permission.INTEGRATION_CONNECT)
+        async with caller.scope.transaction() as tx:
+            row = await tx.one("flow_get", id=flow_id)
+        if row is None or row["kind"] != "device":
+            raise _unknown()
         await self.flows.claim(caller.scope, flow_id, None)
 
     async def _open(self, caller: Caller, flow_id: UUID, session_id: UUID | None) -> tuple[Asked, datetime]:
@@ -116,16 +125,20 @@ class Devices:
         async with caller.scope.transaction() as tx:
             row = await tx.one("flow_get", id=flow_id)
         if row is None or row["kind"] != "device":
-            raise NotFound("there is no such consent being asked for", hint="begin again")
+            raise _unknown()
         sealed = await self.flows.store.open_own(caller.scope, flow_secret(flow_id))
         if row["used_at"] or sealed is None or row["ends_at"] <= datetime.now(UTC):
             raise _over()
         asked = Asked.opened(sealed)
         if asked.session_id != session_id:
-            raise NotFound("there is no such consent being asked for", hint="begin again")
+            raise _unknown()
         ends_at: datetime = row["ends_at"]
         return asked, ends_at
 
 
 def _over() -> Refused:
     return Refused("this consent is not asked for any more", hint="begin again", code="consent_over")
+
+
+def _unknown() -> NotFound:
+    return NotFound("there is no such consent being asked for", hint="begin again")

@@ -280,7 +280,7 @@ PAGES = [
     Page(f"{_CONNECT}/consent", show_consent, act_consent, permission=Permission.INTEGRATION_CONNECT),
     Page(f"{_CONNECT}/client", show_client, act_client, permission=Permission.PROVIDER_CONFIGURE),
     Page(f"{_CONNECT}/device/{{flow:uuid}}", show_device, act_device, permission=Permission.INTEGRATION_CONNECT),
-    Page(f"{_COMPANY}/clients", show_clients, permission=Permission.INTEGRATION_READ),
+    Page(f"{_COMPANY}/clients", show_clients, permission=Permission.INTEGRATION_CONNECT),
     Page(
         f"{_COMPANY}/clients/{{provider}}/delete",
         show_delete_client,
