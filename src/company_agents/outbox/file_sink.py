@@ -22,6 +22,8 @@ from company_agents.outbox.source import Left, Part, Source
 
 # How long another process may be at it (seconds).
 LOCK_TIME = 5.0
+# As often it may have been replaced between its opening and the look at it.
+MOST_OPENED = 10
 # About as many lines are written at once.
 MOST_LINES = 5000
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -80,7 +82,7 @@ class FileSink:
     def _open(self) -> int:
         """The file, held against other writers, read up to its end."""
         try:
-            while True:
+            for _ in range(MOST_OPENED):
                 fd = os.open(self._path, _OPEN, 0o600)
                 try:
                     self._hold(fd)
@@ -93,6 +95,7 @@ class FileSink:
                 os.close(fd)
         except OSError as error:
             raise _down(self._path, error) from error
+        raise SinkDown(f"the audit sink {self._path} is replaced again and again", hint="see what does that")
 
     def _hold(self, fd: int) -> None:
         until = time.monotonic() + LOCK_TIME
