@@ -143,3 +143,11 @@ async def test_what_does_not_fit_is_refused_before_anybody_is_asked(
 async def test_an_agent_configures_nothing(here: Here) -> None:
     with pytest.raises(Refused, match="company:provider:configure"):
         await here.app.clients.configure(here.tenant.agent, "acme", client_id="x", secret=Sensitive(SECRET))
+
+
+async def test_the_client_of_one_server_is_none_at_another(app: App, tenant: Any) -> None:
+    there = await tenant()
+    await app.clients.configure(there.local, "github", client_id="client-1", secret=Sensitive(SECRET))
+    assert (await app.clients.get(there.local.scope, "github")).id == "client-1"
+    with pytest.raises(NotFound):
+        await app.clients.get(there.local.scope, "github", "https://login.evil.example")
