@@ -42,7 +42,6 @@ def _filled(page: Page, here: Any, integration_id: object, person_id: object = N
         "integration:uuid": integration_id,
         "person:uuid": person_id,
         "provider": "slack",
-        "webhook:uuid": uuid.uuid4(),
         "flow:uuid": uuid.uuid4(),
         "webhook:uuid": uuid.uuid4(),
     }
