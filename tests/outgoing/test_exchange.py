@@ -151,10 +151,10 @@ async def test_with_a_server_that_never_shakes_hands_nothing_was_sent(made: Make
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n5\r\nhel",
         b"this is not HTTP\r\n\r\n",
         reply(b"\x1f\x8bnot gzip", content_encoding="gzip"),
-        reply(gzip.compress(b"x" * 100)[:-9], content_encoding="gzip", mtime=0),
+        reply(gzip.compress(b"x" * 100, mtime=0)[:-9], content_encoding="gzip"),
         reply(b"x", content_encoding="br"),
         reply(b"x" * 2000),
-        reply(gzip.compress(b"x" * 2000), content_encoding="gzip", mtime=0),
+        reply(gzip.compress(b"x" * 2000, mtime=0), content_encoding="gzip"),
     ],
 )
 async def test_an_answer_that_is_not_whole_or_not_readable_is_lost(made: Make, given: bytes) -> None:
@@ -172,7 +172,7 @@ async def test_an_answer_that_does_not_end_is_lost_in_time(made: Make) -> None:
 
 
 async def test_a_compressed_or_chunked_answer_is_read(exchange: Exchange) -> None:
-    async with serve(reply(gzip.compress(b"whole"), content_encoding="gzip"), mtime=0) as server:
+    async with serve(reply(gzip.compress(b"whole", mtime=0), content_encoding="gzip")) as server:
         assert (await post(exchange, server.url)).body == b"whole"
     async with serve(lambda _: chunked(b"who", b"le")) as server:
         assert (await post(exchange, server.url)).body == b"whole"
