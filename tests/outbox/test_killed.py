@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -183,11 +184,15 @@ asyncio.run(run())
 """
     quiet = {**machine.environment, "COMPANY_AGENTS_AUDIT_SINKS": ""}
     subprocess.run([sys.executable, "-c", writer], env=quiet, check=True, timeout=SLOWEST, cwd="/")
+
+    def size() -> int:
+        return file.stat().st_size if file.exists() else 0
+
     sizes = []
     for n in range(6):
         with machine.up() as up:
-            before = file.stat().st_size if file.exists() else 0
-            until(lambda before=before: file.exists() and file.stat().st_size > before + 1)
+            more = size() + 1
+            until(partial(lambda more: size() > more, more))
             time.sleep(0.02 * n)
             up.process.kill()
             up.process.wait(SLOWEST)

@@ -69,32 +69,30 @@ async def listening(kind: str, folder: Path) -> AsyncIterator[tuple[Listener, st
     """A listener, and the address that a sink has for it."""
     found, loop = Listener(), asyncio.get_running_loop()
     path = folder / "log"
+    closing: asyncio.BaseTransport | asyncio.Server
     if kind == "udp":
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         sock.bind(("127.0.0.1", 0))
         transport, _ = await loop.create_datagram_endpoint(lambda: Datagrams(found), sock=sock)
-        address = f"syslog://127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+        closing, address = transport, f"syslog://127.0.0.1:{transport.get_extra_info('sockname')[1]}"
     elif kind == "unix datagrams":
-        transport, _ = await loop.create_datagram_endpoint(
+        closing, _ = await loop.create_datagram_endpoint(
             lambda: Datagrams(found), family=socket.AF_UNIX, local_addr=str(path)
         )
         address = f"syslog+unix://{path}"
     elif kind == "unix":
-        server = await asyncio.start_unix_server(found.talk, path)
+        closing = await asyncio.start_unix_server(found.talk, path)
         address = f"syslog+unix://{path}"
     else:
         tls = authority(folder, "127.0.0.1").server if kind == "tls" else None
         server = await asyncio.start_server(found.talk, "127.0.0.1", 0, ssl=tls)
         found.port = server.sockets[0].getsockname()[1]
-        address = f"syslog+{kind}://127.0.0.1:{found.port}"
+        closing, address = server, f"syslog+{kind}://127.0.0.1:{found.port}"
     try:
         yield found, address
     finally:
-        if kind in ("udp", "unix datagrams"):
-            transport.close()
-        else:
-            server.close()
+        closing.close()
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls", "unix", "unix datagrams"])
@@ -125,6 +123,7 @@ async def test_a_connection_that_was_closed_is_made_anew_and_nothing_is_missing(
     beside: Beside, app: App, mine: Tenant, tmp_path: Path
 ) -> None:
     async with listening("tcp", tmp_path) as (listener, address), beside(address):
+        end = 0
         for n in range(3):
             await app.audit.append(mine.company.id, "test.one", n=n)
             end = await end_of(app, mine.company.id)

@@ -399,7 +399,7 @@ async def test_an_agent_and_another_company_have_no_way_to_it(app: App, tenant: 
         ):
             with pytest.raises(Refused):
                 await call
-        for call in (
+        for theirs_call in (
             app.outbox.webhooks.get(theirs.local, webhook.id),
             app.outbox.webhooks.test(theirs.local, webhook.id),
             app.outbox.webhooks.rotate_secret(theirs.local, webhook.id),
@@ -407,7 +407,7 @@ async def test_an_agent_and_another_company_have_no_way_to_it(app: App, tenant: 
             app.outbox.webhooks.delete(theirs.local, webhook.id),
         ):
             with pytest.raises(NotFound):
-                await call
+                await theirs_call
         assert (await app.outbox.webhooks.list(theirs.local)).items == []
 
 

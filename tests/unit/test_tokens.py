@@ -102,7 +102,9 @@ def decoded(body: str) -> bytes:
 def test_one_kind_is_not_read_as_the_other() -> None:
     assert read_operator_token(TOKEN) is None
     assert read_agent_token(OPERATOR_TOKEN) is None
-    assert read_run_token(TOKEN) is read_agent_token(RUN_TOKEN) is read_operator_token(RUN_TOKEN) is None
+    assert read_run_token(TOKEN) is None
+    assert read_agent_token(RUN_TOKEN) is None
+    assert read_operator_token(RUN_TOKEN) is None
     renamed = "ca_run_" + TOKEN.removeprefix("ca_agent_")
     assert read_run_token(renamed) is None
     renamed = "ca_op_" + TOKEN.removeprefix("ca_agent_")[:-6]
