@@ -37,6 +37,7 @@ from company_agents.integrations.flows import Flows
 from company_agents.integrations.importing import Importer
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
+from company_agents.integrations.open_flows import OpenFlows
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.refresher import Upkeep
@@ -193,11 +194,11 @@ async def open_app(
         stack.push_async_callback(upkeep.close)
         if long_lived:
             upkeep.start()
-        flows = Flows(store, audit, oauth, providers, clients, integrations)
+        flows = Flows(OpenFlows(store, audit), audit, oauth, providers, clients, integrations)
         revocation = Revocation(audit, oauth, clients, providers, integrations)
         integrations.versions.revoke = revocation.retired
         if long_lived:
-            await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.sweep))
+            await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.open.sweep))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)

@@ -14,8 +14,8 @@ import pytest
 from company_agents.app import App
 from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeFailed, Refused, WrongUsage
 from company_agents.integrations.credential import Credential
-from company_agents.integrations.flows import read_state
 from company_agents.integrations.oauth.model import Rejected
+from company_agents.integrations.open_flows import read_state
 from company_agents.sensitive import Sensitive
 from tests.flows.conftest import SECRET, Here, configure, consented
 from tests.oauth.server import AuthorizationServer
@@ -185,7 +185,7 @@ async def test_what_was_never_answered_is_swept_away(here: Here, monkeypatch: py
     monkeypatch.setattr("company_agents.integrations.flows.FLOW_MINUTES", 0)
     await here.asked()
     assert len((await here.left())["secrets"]) == 2  # type: ignore[arg-type]
-    await here.app.flows.sweep()
+    await here.app.flows.open.sweep()
     assert len((await here.left())["secrets"]) == 1, "one that may still be answered went too"  # type: ignore[arg-type]
 
 
@@ -274,7 +274,7 @@ async def test_a_rotation_that_fails_leaves_the_old_consent(here: Here) -> None:
 
 
 async def test_too_many_consents_at_once_are_refused(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("company_agents.integrations.flows.MOST_OPEN", 2)
+    monkeypatch.setattr("company_agents.integrations.open_flows.MOST_OPEN", 2)
     for _ in range(2):
         await here.asked()
     with pytest.raises(Conflict, match="too many"):

@@ -12,10 +12,11 @@ from company_agents.errors import CompanyAgentsError, NotFound, Refused
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.clients import with_oauth
-from company_agents.integrations.flows import Flows, Ready, flow_secret
+from company_agents.integrations.flows import Flows, Ready
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.oauth.device import INTERVAL, Pending
 from company_agents.integrations.oauth.model import NotNow, Uncertain
+from company_agents.integrations.open_flows import flow_secret
 from company_agents.integrations.wanted import Asked, Wanted
 
 # However long a provider lets it be.
@@ -54,7 +55,7 @@ class Devices:
         ends_at = datetime.now(UTC) + min(timedelta(seconds=code.expires_in), LONGEST)
         link = code.complete_uri or code.verification_uri
         asked = ready.asked("device", code.device_code, session_id, user_code=code.user_code, link=link)
-        await flows.keep(caller, flow_id, ready, asked, ends_at)
+        await flows.open.keep(caller, flow_id, asked, ends_at)
         return Waiting(flow_id, code.user_code, link, code.interval, ends_at)
 
     async def show(self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None) -> Waiting:
@@ -90,7 +91,7 @@ class Devices:
             # RFC 8628, 3.5: as slow again. If it had been granted, the next question says that the code was used.
             found = Pending(interval * 2)
         except CompanyAgentsError as error:
-            await flows.claim(caller.scope, flow_id, None)
+            await flows.open.claim(caller.scope, flow_id, None)
             flows.audit.refusal(
                 caller.scope.company_id,
                 "consent.refused",
@@ -101,7 +102,7 @@ class Devices:
             raise
         if isinstance(found, Pending):
             return Waiting(flow_id, asked.user_code, asked.link, found.interval, ends_at)
-        if await flows.claim(caller.scope, flow_id, None) is None:
+        if await flows.open.claim(caller.scope, flow_id, None) is None:
             raise _over()
         ready = Ready(asked.wanted, provider, client, asked.destination)
         return await flows.settle(caller, ready, "device", found)
@@ -118,7 +119,7 @@ class Devices:
             row = await tx.one("flow_get", id=flow_id)
         if row is None or row["kind"] != "device":
             raise _unknown()
-        await self.flows.claim(caller.scope, flow_id, None)
+        await self.flows.open.claim(caller.scope, flow_id, None)
 
     async def _open(self, caller: Caller, flow_id: UUID, session_id: UUID | None) -> tuple[Asked, datetime]:
         caller.require(Permission.INTEGRATION_CONNECT)
@@ -126,7 +127,7 @@ class Devices:
             row = await tx.one("flow_get", id=flow_id)
         if row is None or row["kind"] != "device":
             raise _unknown()
-        sealed = await self.flows.store.open_own(caller.scope, flow_secret(flow_id))
+        sealed = await self.flows.open.store.open_own(caller.scope, flow_secret(flow_id))
         if row["used_at"] or sealed is None or row["ends_at"] <= datetime.now(UTC):
             raise _over()
         asked = Asked.opened(sealed)

@@ -4,20 +4,15 @@ Consents by OAuth: begun here, given at the provider, and ended here as a new in
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Never
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
-from company_agents.companies.scope import CompanyScope
-from company_agents.errors import CompanyAgentsError, Conflict, Refused, WrongUsage
+from company_agents.errors import CompanyAgentsError, Refused, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
@@ -27,19 +22,14 @@ from company_agents.integrations.integrations import Integration, Integrations
 from company_agents.integrations.oauth.authorize import authorization_url, new_verifier, read_callback
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent, Granted
+from company_agents.integrations.open_flows import FLOW_MINUTES, OpenFlows, hash_of, is_of_another, new_state
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.integrations.wanted import Asked, Wanted
 from company_agents.outgoing.destination import Destination, Placement
-from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
 
-# How long a person may take at the provider.
-FLOW_MINUTES = 10
 # RFC 6749, 3.3, without the space between them.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
-_STATE = re.compile(r"[A-Za-z0-9_-]{86}")
-# Flows that one company has open at once; the rest of the store is for credentials.
-MOST_OPEN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +61,7 @@ class Ready:
 class Flows:
     """The consents of a caller's company. device.py has the flow for those who have no browser here."""
 
-    store: SecretStore
+    open: OpenFlows
     audit: AuditLog
     calls: OAuthCalls
     providers: Providers
@@ -90,7 +80,7 @@ class Flows:
         ready = await self.ready(caller, wanted, "code")
         flow_id, ends_at = uuid4(), datetime.now(UTC) + timedelta(minutes=FLOW_MINUTES)
         verifier, challenge = new_verifier()
-        state = _new_state(caller.scope.company_id, flow_id)
+        state = new_state(caller.scope.company_id, flow_id)
         url = authorization_url(
             ready.provider,
             ready.client,
@@ -99,7 +89,7 @@ class Flows:
             challenge=challenge,
             scopes=ready.wanted.scopes,
         )
-        await self.keep(caller, flow_id, ready, ready.asked("code", verifier, session_id), ends_at, _hash(state))
+        await self.open.keep(caller, flow_id, ready.asked("code", verifier, session_id), ends_at, hash_of(state))
         return Begun(flow_id, urlsplit(url).hostname or "", ends_at, url)
 
     async def finish(
@@ -114,9 +104,9 @@ class Flows:
             Rejected, Gone, NotNow, Uncertain: the provider gave nothing for the code, or the person said no.
             ProbeFailed, Conflict, NotFound: as for connecting by token.
         """
-        asked = await self._claimed(caller, session_id, provider_name, params.get("state", ""))
+        asked = await self.open.claimed(caller, session_id, provider_name, params.get("state", ""))
         provider, _ = with_oauth(self.providers.get(provider_name), asked.wanted.issuer)
-        reason = "issuer" if _is_of_another(asked, params) else "denied" if params.get("error") else ""
+        reason = "issuer" if is_of_another(asked, params) else "denied" if params.get("error") else ""
         try:
             code = read_callback(params, issuer=asked.endpoints.issuer, iss_required=asked.endpoints.iss_in_reply)
             client = await self.same_client(caller, asked)
@@ -156,13 +146,6 @@ class Flows:
             granted = await self.calls.client_credentials(ready.provider, ready.client, ready.wanted.scopes)
         return await self.settle(caller, ready, flow, granted)
 
-    async def sweep(self) -> None:
-        """Delete what was asked for and never answered, in every company."""
-        async with self.store.db.instance_transaction() as tx:
-            for row in await tx.all("flows_ended"):
-                await self.store.delete(tx, row["secret_id"])
-            await tx.run("flows_over")
-
     # — the steps that all flows have —
 
     async def ready(self, caller: Caller, wanted: Wanted, flow: str) -> Ready:
@@ -196,57 +179,6 @@ class Flows:
             caller.scope, provider.name, wanted.issuer, actor=caller.label, purpose="consent"
         )
         return Ready(replace(wanted, scopes=scopes), provider, client, destination)
-
-    async def keep(
-        self,
-        caller: Caller,
-        flow_id: UUID,
-        ready: Ready,
-        asked: Asked,
-        ends_at: datetime,
-        state_hash: bytes | None = None,
-    ) -> None:
-        """Seal what was asked for, until the answer comes."""
-        company_id, provider = caller.scope.company_id, ready.provider.name
-        integration = ready.wanted.integration_id
-        await self.audit.append(
-            company_id,
-            "consent.begun",
-            actor=caller.label,
-            integration=integration,
-            provider=provider,
-            host=urlsplit(ready.client.endpoints.authorization or ready.client.endpoints.token).hostname,
-            flow=asked.flow,
-        )
-        async with caller.scope.transaction() as tx:
-            open_now = await tx.one("flows_open")
-            if open_now is not None and open_now["count"] >= MOST_OPEN:
-                raise Conflict(
-                    "too many consents of this company are being asked for", hint="each ends by itself in ten minutes"
-                )
-            secret_id = await self.store.put(tx, flow_secret(flow_id), asked.sealed_form())
-            await tx.run(
-                "flow_insert",
-                id=flow_id,
-                company_id=company_id,
-                provider=provider,
-                kind=asked.flow,
-                integration_id=integration,
-                secret_id=secret_id,
-                ends_at=ends_at,
-                state_hash=state_hash,
-                session_id=asked.session_id,
-            )
-
-    async def claim(self, scope: CompanyScope, flow_id: UUID, state_hash: bytes | None) -> dict[str, Any] | None:
-        """Use a flow up, whatever comes of it; None where it was used before, or never was. What it sealed is deleted."""
-        async with scope.transaction() as tx:
-            row = await tx.one("flow_claim", id=flow_id, state_hash=state_hash)
-            if row is not None:
-                secret = await tx.one("secret_by_name", company_id=scope.company_id, name=flow_secret(flow_id))
-                if secret is not None:
-                    await self.store.delete(tx, secret["id"])
-        return row
 
     async def settle(self, caller: Caller, ready: Ready, flow: str, granted: Granted) -> Integration:
         """
@@ -299,35 +231,6 @@ class Flows:
             present.destination,
         )
 
-    async def _claimed(self, caller: Caller, session_id: UUID, provider: str, state: str) -> Asked:
-        """
-        What was asked for, by the state that came back.
-
-        Raises:
-            Refused: it is none of ours, was used, is too late, or belongs to another session or provider.
-        """
-        known, scope = read_state(state), caller.scope
-        if known is None or known[0] != scope.company_id:
-            self._refuse(caller, provider, "state", "this answer belongs to nothing that was asked for here")
-        flow_id, state_hash = known[1], _hash(state)
-        sealed = await self.store.open_own(scope, flow_secret(flow_id))
-        row = await self.claim(scope, flow_id, state_hash)
-        if row is None:
-            async with scope.transaction() as tx:
-                used = await tx.one("flow_known", id=flow_id, state_hash=state_hash)
-            if used is None:
-                self._refuse(caller, provider, "state", "this answer belongs to nothing that was asked for here")
-            self._refuse(caller, provider, "replayed", "this answer was used before")
-        if row["ends_at"] <= datetime.now(UTC) or sealed is None:
-            self._refuse(caller, provider, "late", f"this took longer than {FLOW_MINUTES} minutes")
-        # Whose it is, is taken from what is sealed: the row beside it is not.
-        asked = Asked.opened(sealed)
-        if asked.session_id != session_id:
-            self._refuse(caller, provider, "session", "this consent was begun in another browser, or by somebody else")
-        if asked.wanted.provider != provider:
-            self._refuse(caller, provider, "mixed_up", "this answer came from another provider than the one asked")
-        return asked
-
     async def same_client(self, caller: Caller, asked: Asked) -> Client:
         """
         The client that asked.
@@ -342,38 +245,6 @@ class Flows:
         if (client.id, client.endpoints) != (asked.client_id, asked.endpoints):
             raise Refused("the client was configured anew meanwhile", hint="begin again", code="client_changed")
         return client
-
-    def _refuse(self, caller: Caller, provider: str, reason: str, sentence: str) -> Never:
-        self.audit.refusal(
-            caller.scope.company_id, "consent.refused", actor=caller.label, provider=provider, reason=reason
-        )
-        raise Refused(sentence, hint="nothing was connected; begin again", code=f"consent_{reason}")
-
-
-def flow_secret(flow_id: UUID) -> str:
-    """What the secret of a flow is called."""
-    return f"oauth_flow/{flow_id}"
-
-
-def read_state(state: str) -> tuple[UUID, UUID] | None:
-    """The company and the flow that a state names; None where it is none of ours. That it is right is not said by that."""
-    if not _STATE.fullmatch(state):
-        return None
-    found = base64.urlsafe_b64decode(state + "==")
-    return UUID(bytes=found[:16]), UUID(bytes=found[16:32])
-
-
-def _new_state(company_id: UUID, flow_id: UUID) -> str:
-    return base64.urlsafe_b64encode(company_id.bytes + flow_id.bytes + secrets.token_bytes(32)).rstrip(b"=").decode()
-
-
-def _hash(state: str) -> bytes:
-    return hashlib.sha256(state.encode()).digest()
-
-
-def _is_of_another(asked: Asked, params: Mapping[str, str]) -> bool:
-    said = params.get("iss")
-    return said != asked.endpoints.issuer if said or asked.endpoints.iss_in_reply else False
 
 
 def _credential(ready: Ready, flow: str, granted: Granted) -> Credential:

@@ -17,8 +17,9 @@ from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
 from company_agents.integrations.clients import AUTHS, ClientInfo, with_oauth
 from company_agents.integrations.credential import destination_for
-from company_agents.integrations.flows import FLOW_MINUTES, Begun, read_state
+from company_agents.integrations.flows import Begun
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.open_flows import FLOW_MINUTES, read_state
 from company_agents.integrations.provider import HOST, OAuth, Provider
 from company_agents.integrations.wanted import Wanted
 
