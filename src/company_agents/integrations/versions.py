@@ -125,9 +125,11 @@ class Versions:
             # Not of a dead one: to revoke one consent ends, at some providers, all of the same person.
             keeps = row["consent"] and self.revoke is not None and row["version"] not in dead
             await tx.run("version_retire", integration_id=integration_id, version=row["version"], keeps_secret=keeps)
+            await self._record(tx.company_id, "credential.retired", actor, integration_id, row["version"])
             if not keeps:
                 await self.store.delete(tx, row["secret_id"])
-            await self._record(tx.company_id, "credential.retired", actor, integration_id, row["version"])
+                if row["consent"]:
+                    await self._record(tx.company_id, "credential.not_revoked", actor, integration_id, row["version"])
 
     async def cut(
         self, tx: Any, integration_id: UUID, actor: str | None, *, version: int | None = None, every: bool = False
