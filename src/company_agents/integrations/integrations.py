@@ -13,16 +13,18 @@ from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
-from company_agents.errors import CompanyAgentsError, Conflict, NotFound
+from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed
 from company_agents.identity.directory import good_name
 from company_agents.identity.paging import Page, cursor_params, page
-from company_agents.identity.permissions import Kind, Permission
+from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.checks import Checks
 from company_agents.integrations.credential import Credential, check_token, destination_for
-from company_agents.integrations.probe import Proof, probe
+from company_agents.integrations.permitted import agent_of, agents_exist
+from company_agents.integrations.probe import Proof, Unproven, probe
 from company_agents.integrations.provider import Provider, Providers
-from company_agents.integrations.status import CONNECTED, Statuses
+from company_agents.integrations.replacing import MOST_ROUNDS, kills_others, may_be_same, shown
+from company_agents.integrations.status import CONNECTED, NEEDS_ATTENTION, Statuses
 from company_agents.integrations.versions import Versions, current_version, held, unknown_integration
 from company_agents.outgoing.client import Outgoing
 from company_agents.outgoing.destination import Destination
@@ -73,7 +75,7 @@ class Integrations:
         caller.require(Permission.INTEGRATION_READ)
         params = cursor_params(after, limit)
         async with caller.scope.transaction() as tx:
-            rows = await tx.all("integration_list", agent_id=_agent_of(caller), **params)
+            rows = await tx.all("integration_list", agent_id=agent_of(caller), **params)
         return page([Integration(**row) for row in rows], limit)
 
     async def get(self, caller: Caller, integration_id: UUID) -> Integration:
@@ -83,7 +85,7 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_READ)
         async with caller.scope.transaction() as tx:
-            row = await tx.one("integration_get", id=integration_id, agent_id=_agent_of(caller))
+            row = await tx.one("integration_get", id=integration_id, agent_id=agent_of(caller))
         if row is None:
             raise unknown_integration()
         return Integration(**row)
@@ -148,7 +150,7 @@ class Integrations:
                 provider=provider.name,
                 name=name,
                 allow_all=allow_all,
-                **_seen(credential, proof, account),
+                **shown(credential, proof, account),
             )
             await self.versions.add(tx, integration_id, 1, credential, provider)
             await self.statuses.remember(tx, integration_id, 1, CONNECTED, "", "connect")
@@ -209,32 +211,40 @@ class Integrations:
     ) -> Integration:
         """
         Make a credential that is at hand the current version. It is tried first; if the provider does not accept it, the
-        old one stays.
+        old one stays. Where the new one has killed the old one at the provider, it is kept also where it could not be tried,
+        and takes the place of whatever is current by then; the status says so.
 
         Raises:
             NotFound, ProbeFailed: as for `connect`.
             Conflict: somebody else rotated it meanwhile.
         """
         caller.require(Permission.INTEGRATION_ROTATE)
-        integration = await self.get(caller, integration_id)
-        provider = self.providers.get(integration.provider)
-        proof = await self._probed(caller, provider, credential, integration_id, version=integration.version + 1)
-        async with caller.scope.transaction() as tx:
-            present = await held(tx, integration_id)
-            if present["version"] != integration.version:
-                raise Conflict("somebody else rotated it just now", hint="look at it again")
-            version = await self.versions.supersede(
-                tx,
-                integration_id,
-                present["version"],
-                credential,
-                provider,
-                caller.label,
-                kills=kills_others(provider, credential),
-            )
-            await tx.run("integration_superseded", id=integration_id, **_seen(credential, proof, account))
-            await self.statuses.remember(tx, integration_id, version, CONNECTED, "", "rotation")
-            await self._record(caller, "integration.rotated", integration_id, version=version)
+        first = await self.get(caller, integration_id)
+        provider = self.providers.get(first.provider)
+        kills = kills_others(provider, credential)
+        for left in reversed(range(MOST_ROUNDS)):
+            integration = await self.get(caller, integration_id)
+            proof, untried = await self._tried(caller, provider, credential, integration, first.version, kills=kills)
+            row = shown(credential, proof, account)
+            async with caller.scope.transaction() as tx:
+                present = await held(tx, integration_id)
+                if present["version"] != integration.version:
+                    if not kills:
+                        raise Conflict("somebody else rotated it just now", hint="look at it again")
+                    if left:
+                        # Which of the two was given last, and lives, the provider knows: it is asked once more.
+                        continue
+                version = await self.versions.supersede(
+                    *(tx, integration_id, present["version"], credential, provider, caller.label),
+                    kills=kills and may_be_same(integration.account, row["account"]),
+                )
+                await tx.run("integration_superseded", id=integration_id, **row)
+                await self.statuses.remember(tx, integration_id, version, CONNECTED, "", "rotation")
+                if untried is not None:
+                    reason, hint = f"it could not be tried: {untried.sentence}", untried.hint
+                    await self.statuses.write(tx, integration_id, version, NEEDS_ATTENTION, reason, hint, "rotation")
+                await self._record(caller, "integration.rotated", integration_id, version=version)
+            break
         await self._revoke_retired(caller, integration_id)
         return await self.get(caller, integration_id)
 
@@ -247,7 +257,7 @@ class Integrations:
         """
         caller.require(Permission.INTEGRATION_ALLOW)
         await self.get(caller, integration_id)
-        await _agents_exist(caller.scope, [agent_id])
+        await agents_exist(caller.scope, [agent_id])
         async with caller.scope.transaction() as tx:
             await tx.run(
                 "integration_allow",
@@ -272,7 +282,7 @@ class Integrations:
             raise Conflict(
                 "all agents may use this integration", hint="on its page in the dashboard, choose the agents that may"
             )
-        await _agents_exist(caller.scope, [agent_id])
+        await agents_exist(caller.scope, [agent_id])
         async with caller.scope.transaction() as tx:
             if await tx.run("integration_disallow", integration_id=integration_id, agent_id=agent_id):
                 await self._record(caller, "integration.disallowed", integration_id, agent=agent_id)
@@ -325,7 +335,7 @@ class Integrations:
         async with scope.transaction() as tx:
             if await tx.one("integration_named", name=name) is not None:
                 raise Conflict(f"there is an integration {name} already", hint="give another --name", code="duplicate")
-        await _agents_exist(scope, allow)
+        await agents_exist(scope, allow)
 
     async def _revoke_retired(self, caller: Caller, integration_id: UUID) -> None:
         # What was asked for is done by now; who sweeps up tries this again.
@@ -347,6 +357,22 @@ class Integrations:
             await self._record(caller, "integration.probe_failed", integration_id, error=error.reason, **facts)
             raise
 
+    async def _tried(
+        self, caller: Caller, provider: Provider, new: Credential, present: Integration, first: int, *, kills: bool
+    ) -> tuple[Proof, CompanyAgentsError | None]:
+        """A new credential's proof; or, where it `kills` the version `first`, why it could not be tried."""
+        try:
+            return await self._probed(caller, provider, new, present.id, version=present.version + 1), None
+        except CompanyAgentsError as error:
+            if not kills:
+                raise
+            if isinstance(error, Unproven) or not isinstance(error, ProbeFailed):
+                return Proof(), error
+            reason = f"it was killed by a new consent, and that one was refused: {error.sentence}"
+            shows = (NEEDS_ATTENTION, reason, "give a new consent")
+            await self.statuses.seen(caller.scope, present.id, first, *shows, seen_by="rotation")
+            raise
+
     @contextlib.asynccontextmanager
     async def _opened(
         self, caller: Caller, integration_id: UUID, purpose: str, **call: Any
@@ -362,33 +388,3 @@ class Integrations:
         await self.audit.append(
             caller.scope.company_id, action, actor=caller.label, integration=integration_id, **facts
         )
-
-
-def _seen(credential: Credential, proof: Proof, account: str) -> dict[str, Any]:
-    """What an integration's row says of its credential."""
-    consent = credential.consent
-    return {
-        "destination": credential.destination.origin,
-        "kind": "token" if consent is None else "consent",
-        "account": proof.account or account,
-        "scopes": [*(proof.scopes or (consent.scopes if consent else ()))],
-    }
-
-
-def kills_others(provider: Provider, credential: Credential) -> bool:
-    """Whether this consent has killed the one before it; runs that hold that one must move."""
-    return credential.consent is not None and provider.oauth is not None and provider.oauth.one_consent
-
-
-async def _agents_exist(scope: CompanyScope, agents: Sequence[UUID]) -> None:
-    async with scope.transaction() as tx:
-        for agent_id in agents:
-            if await tx.one("agent_get", id=agent_id) is None:
-                raise NotFound(
-                    f"the agent {agent_id} does not exist in this company",
-                    hint="`company-agents agent list --company ID` shows them",
-                )
-
-
-def _agent_of(caller: Caller) -> UUID | None:
-    return caller.principal.id if caller.principal.kind in (Kind.AGENT, Kind.RUN) else None
