@@ -9,12 +9,12 @@ what became of it. No transaction of the database is open while a provider is wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,10 +24,11 @@ from company_agents.errors import Busy, CompanyAgentsError, Refused, Sealed, Una
 from company_agents.integrations.attempts import Attempt, Attempts, State
 from company_agents.integrations.clients import Clients, with_oauth
 from company_agents.integrations.credential import Credential
-from company_agents.integrations.endings import ASKED_ANEW, plan, renewable
+from company_agents.integrations.endings import renewable
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent, Gone, Granted, NotNow, Rejected, Uncertain
 from company_agents.integrations.provider import Provider, Providers
+from company_agents.integrations.refresh_call import Call, following, lost_reply, planned
 from company_agents.integrations.status import NEEDS_ATTENTION, REFRESHING
 from company_agents.secret_store import store as secrets
 
@@ -146,11 +147,13 @@ class Refresher:
 
     async def _once(self, scope: CompanyScope, attempt: Attempt, actor: str | None) -> bool | None:
         """Whether an attempt brought a new token; None: its reply was lost, and it may be tried once more at once."""
-        call = _Call()
+        call = Call()
         try:
             credential = await self._asked(scope, attempt, actor, call)
         except _SpentError:
-            return await self._gave_up(scope, attempt, actor, "uncertain", Uncertain(_lost(call.title), hint=ASK_AGAIN))
+            return await self._gave_up(
+                scope, attempt, actor, "uncertain", Uncertain(lost_reply(call.title), hint=ASK_AGAIN)
+            )
         except _NotAskedError as error:
             await self._let_go(scope, attempt, again=not isinstance(error, _NothingError))
             return False
@@ -162,7 +165,7 @@ class Refresher:
             # The second use of a refresh token whose first may have been answered: that is what it says, no more.
             spent = attempt.lost > 0 and call.single_use
             if spent:
-                lost = Uncertain(_lost(call.title, error), hint=ASK_AGAIN)
+                lost = Uncertain(lost_reply(call.title, error), hint=ASK_AGAIN)
                 return await self._gave_up(scope, attempt, actor, "uncertain", lost)
             return await self._gave_up(scope, attempt, actor, "gone", error)
         except Uncertain as error:
@@ -184,7 +187,7 @@ class Refresher:
             return await self._uncertain(scope, attempt, actor, call, broken)
         return await self._keep(scope, attempt, actor, call, credential)
 
-    async def _asked(self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: _Call) -> Credential:
+    async def _asked(self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: Call) -> Credential:
         """Ask the provider. All that is raised before `call.sent` is of this side."""
         facts = {"actor": actor, "integration": attempt.integration_id, "version": attempt.version}
         if attempt.dead:
@@ -205,14 +208,14 @@ class Refresher:
             call.meant(self._provider(attempt, consent), consent)
             if attempt.lost and call.single_use and not self._in_window(attempt, call):
                 raise _SpentError
-            client = await self._client(scope, call.provider, consent, actor)
+            call.client = client = await self._client(scope, call.provider, consent, actor)
             # What is sent now has its reply, or none, before anybody else may think that this one is over.
             if attempt.age >= self.attempts.lease / 2:
                 raise _NotAskedError
             call.at, call.sent = attempt.now(), True
             granted = await self._granted(call.provider, client, consent)
             use.ended("renewed")
-        return replace(credential, token=granted.access, consent=_following(consent, granted, call.at))
+        return replace(credential, token=granted.access, consent=following(consent, granted, call.at))
 
     def _provider(self, attempt: Attempt, consent: Consent) -> Provider:
         return with_oauth(self.providers.get(attempt.provider), consent.endpoints.issuer or "")[0]
@@ -242,23 +245,42 @@ class Refresher:
         raise Uncertain(f"{provider.title} did not answer in time")
 
     async def _keep(
-        self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: _Call, credential: Credential
+        self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: Call, credential: Credential
     ) -> bool:
         assert call.at is not None
-        planned = plan(call.provider, credential.consent, began=attempt.created_at, now=call.at)
+        to_come = planned(call.provider, credential.consent, began=attempt.created_at, now=call.at)
         try:
             kept = await self._insist(
-                lambda: self.attempts.written(scope, attempt, credential, due=planned.due, end=planned.end)
+                lambda: self.attempts.written(scope, attempt, credential, due=to_come.due, end=to_come.end)
             )
+            gone = not kept and await self.attempts.state(scope, attempt.integration_id, attempt.version, 0) is None
         except CompanyAgentsError as error:
             log.error("the result of a refresh could not be kept: %s", error.sentence)
             return False
         facts = {} if kept else {"error": "superseded"}
         self._note(scope, attempt, actor, "integration.refreshed" if kept else "integration.refresh_failed", **facts)
+        if gone:
+            await self._revoke(scope, attempt, actor, call, credential)
         return kept
 
+    async def _revoke(
+        self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: Call, credential: Credential
+    ) -> None:
+        """Revoke what was given for a version that has gone meanwhile: nobody has it but this process, and this once."""
+        consent, client, rules = credential.consent, call.client, call.provider.oauth
+        done = False
+        # Not where that ends consents that live on, and not at another endpoint than was consented to.
+        if consent and client and rules and not (rules.revocation_ends_all or rules.one_consent):
+            url = consent.endpoints.revocation
+            if url is not None and url == client.endpoints.revocation:
+                with contextlib.suppress(CompanyAgentsError):
+                    if consent.refresh is not None and "{client_id}" not in url:
+                        await self.calls.revoke(call.provider, client, consent.refresh, "refresh_token")
+                    done = await self.calls.revoke(call.provider, client, credential.token, "access_token")
+        self._note(scope, attempt, actor, "credential.revoked" if done else "credential.not_revoked")
+
     async def _uncertain(
-        self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: _Call, error: Uncertain
+        self, scope: CompanyScope, attempt: Attempt, actor: str | None, call: Call, error: Uncertain
     ) -> bool | None:
         first = attempt.lost == 0
         if first and (not call.single_use or self._in_window(attempt, call)):
@@ -267,7 +289,7 @@ class Refresher:
         if not call.single_use:
             # What was lost can be had again. It is tried as often as with a provider that is busy.
             return await self._later(scope, attempt, actor, error, None)
-        said = Uncertain(_lost(call.title, error), hint=ASK_AGAIN)
+        said = Uncertain(lost_reply(call.title, error), hint=ASK_AGAIN)
         return await self._gave_up(scope, attempt, actor, "uncertain", said, lost=True)
 
     async def _gave_up(
@@ -332,7 +354,7 @@ class Refresher:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def _in_window(self, attempt: Attempt, call: _Call) -> bool:
+    def _in_window(self, attempt: Attempt, call: Call) -> bool:
         """Whether the provider takes a refresh token once more that was used up by the first attempt whose end is lost."""
         return (attempt.lost_for or 0) + attempt.age + (0 if attempt.lost else self.pause) < call.reuse_window
 
@@ -350,47 +372,3 @@ class Refresher:
             attempt=attempt.number,
             **facts,
         )
-
-
-@dataclass
-class _Call:
-    """What is known of the call that an attempt makes."""
-
-    sent: bool = False
-    at: datetime | None = None
-    single_use: bool = True
-    reuse_window: float = 0
-    title: str = "the provider"
-    _provider: Provider | None = None
-
-    @property
-    def provider(self) -> Provider:
-        """Whom it goes to."""
-        assert self._provider is not None
-        return self._provider
-
-    def meant(self, provider: Provider, consent: Consent) -> None:
-        """Say whom it goes to. Where nothing is known of its refresh tokens, they are taken to be single use."""
-        rules = provider.oauth.refresh if provider.oauth else None
-        self._provider, self.title = provider, provider.title
-        self.single_use = consent.flow not in ASKED_ANEW and (rules is None or rules.single_use)
-        self.reuse_window = rules.reuse_window if rules else 0
-
-
-def _following(consent: Consent, granted: Granted, at: datetime) -> Consent:
-    """The consent after a refresh that was asked for at this time."""
-    ends = consent.refresh_expires_at if granted.refresh is None else None
-    if granted.refresh_expires_in is not None:
-        ends = at + timedelta(seconds=granted.refresh_expires_in)
-    return replace(
-        consent,
-        refresh=granted.refresh or consent.refresh,
-        expires_at=None if granted.expires_in is None else at + timedelta(seconds=granted.expires_in),
-        refresh_expires_at=ends,
-        scopes=granted.scopes or consent.scopes,
-    )
-
-
-def _lost(title: str, error: CompanyAgentsError | None = None) -> str:
-    said = f": {error.sentence}" if error else ""
-    return f"the reply to a refresh was lost, and whether {title} still takes the refresh token is not known{said}"

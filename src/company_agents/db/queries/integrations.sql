@@ -96,10 +96,13 @@ SELECT version, secret_id FROM credential_versions
 WHERE integration_id = %(integration_id)s AND state <> 'retired' AND consent;
 
 -- name: versions_unheld
+-- One whose refresh is under way is not to go yet: what the provider gives it is the value that is to be revoked.
 SELECT v.version, v.secret_id, v.consent FROM credential_versions v
 WHERE v.integration_id = %(integration_id)s AND v.state = 'draining' AND NOT EXISTS (
     SELECT FROM run_pins p JOIN runs r ON r.id = p.run_id
-    WHERE p.integration_id = v.integration_id AND p.version = v.version AND p.cut_at IS NULL AND r.state = 'running');
+    WHERE p.integration_id = v.integration_id AND p.version = v.version AND p.cut_at IS NULL AND r.state = 'running')
+  AND (v.attempt_ends_at IS NULL OR v.attempt_ends_at <= now())
+FOR UPDATE OF v;
 
 -- name: version_retire
 UPDATE credential_versions SET
