@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from company_agents.app import App
+from company_agents.integrations.clients import issuer_key
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.wanted import Wanted
 from company_agents.sensitive import Sensitive
@@ -116,9 +117,21 @@ class Here:
         return await consented(begun.url)
 
     async def finish(
-        self, params: dict[str, str], *, session: uuid.UUID | None = None, provider: str = "acme"
+        self,
+        params: dict[str, str],
+        *,
+        session: uuid.UUID | None = None,
+        provider: str = "acme",
+        server: str | None = None,
     ) -> Integration:
-        return await self.app.flows.finish(self.tenant.local, session or self.session, provider, params)
+        """What a browser brings to the redirect address of this server, or of another (its URL)."""
+        return await self.app.flows.finish(
+            self.tenant.local,
+            session or self.session,
+            provider,
+            params,
+            server=issuer_key(self.server.url if server is None else server),
+        )
 
     async def connected(self, wanted: Wanted | None = None) -> Integration:
         return await self.finish(await self.asked(wanted))
@@ -148,7 +161,7 @@ async def consented(url: str) -> dict[str, str]:
 @pytest.fixture
 async def here(app: App, tenant: Callable[[], Awaitable[Tenant]], server: AuthorizationServer) -> AsyncIterator[Here]:
     made = await tenant()
-    server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("acme")])
+    server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("acme", server.url)])
     await configure(app, made, "acme", server)
     yield Here(app, made, server, uuid.uuid4())
 

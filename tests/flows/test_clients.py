@@ -4,6 +4,7 @@ What a company is to a provider: sealed with where it may go, opened on record, 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ async def test_each_opening_is_on_record_before_it_happens(here: Here) -> None:
 
 async def test_what_is_shown_of_a_client_has_no_secret(here: Here) -> None:
     [client] = await here.app.clients.list(here.tenant.local)
-    assert client.redirect_uri == f"{here.app.settings.url}/oauth/callback/acme"
+    assert client.redirect_uri == (
+        f"{here.app.settings.url}/oauth/callback/acme/{hashlib.sha256(here.server.url.encode()).hexdigest()[:16]}"
+    )
     assert SECRET not in str(client)
     assert client.client_id == "client-1"
 
@@ -116,7 +119,7 @@ async def test_a_server_that_registers_clients_gives_one(app: App, tenant: Any, 
     client = await app.clients.get(there.local.scope, "acme", server.url)
     assert client.id == made.client_id
     [call] = server.calls_to("/register")
-    assert call.fields["redirect_uris"] == [app.clients.redirect_uri("acme")]
+    assert call.fields["redirect_uris"] == [app.clients.redirect_uri("acme", server.url)]
 
 
 @pytest.mark.parametrize(

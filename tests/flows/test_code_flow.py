@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx2
 import pytest
@@ -69,7 +70,7 @@ async def test_the_request_has_a_challenge_and_the_code_is_redeemed_with_its_ver
     await here.finish(await consented(begun.url))
     [call] = here.server.calls_to("/token")
     assert len(call.fields["code_verifier"]) >= 43
-    assert call.fields["redirect_uri"] == here.app.clients.redirect_uri("acme")
+    assert call.fields["redirect_uri"] == here.app.clients.redirect_uri("acme", here.server.url)
 
 
 async def test_an_answer_is_taken_once(here: Here) -> None:
@@ -130,7 +131,7 @@ async def test_the_answer_of_one_provider_is_not_taken_for_anothers(
 ) -> None:
     # The mix-up of RFC 9700, 4.4: the person began at Other, which sent them on to Acme with its own state; Acme sends
     # its code to Acme's redirect address, with Other's state.
-    other_server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("other")])
+    other_server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("other", other_server.url)])
     await configure(app, here.tenant, "other", other_server)
     begun = await app.flows.begin(
         here.tenant.local,
@@ -143,6 +144,47 @@ async def test_the_answer_of_one_provider_is_not_taken_for_anothers(
     await refused(here, mixed, "consent_mixed_up")
     assert here.server.calls_to("/token") == []
     assert other_server.calls_to("/token") == [], "Acme's code went to Other"
+
+
+async def test_the_answer_of_one_server_of_a_provider_is_not_taken_for_anothers(
+    app: App, here: Here, other_server: AuthorizationServer
+) -> None:
+    # The same mix-up, where both servers are known by one provider's name, and neither says who it is.
+    evil, honest = here.server, other_server
+    for server, name in ((evil, "client-1"), (honest, "client-b")):
+        server.iss = None
+        server.metadata["authorization_response_iss_parameter_supported"] = False
+        server.add_client(name, SECRET, redirect_uris=[app.clients.redirect_uri("generic", server.url)])
+        await app.clients.configure(
+            here.tenant.local,
+            "generic",
+            client_id=name,
+            secret=Sensitive(SECRET),
+            issuer=server.url,
+            allow_private=True,
+        )
+    of_evil, of_honest = [
+        dict(
+            parse_qsl(
+                urlsplit(
+                    (
+                        await app.flows.begin(
+                            here.tenant.local,
+                            here.wanted(provider="generic", issuer=server.url, base_url=server.url),
+                            session_id=here.session,
+                        )
+                    ).url
+                ).query
+            )
+        )
+        for server in (evil, honest)
+    ]
+    assert of_evil["redirect_uri"] != of_honest["redirect_uri"]
+    # The evil one sends the browser on to the honest one, in the name of the client there, with the state that it was given.
+    sent_on = {**of_evil, "client_id": "client-b", "redirect_uri": of_honest["redirect_uri"]}
+    params = await consented(f"{honest.url}/authorize?{urlencode(sent_on)}")
+    await refused(here, params, "consent_mixed_up", provider="generic", server=honest.url)
+    assert evil.calls_to("/token") == [], "the honest server's code went to the evil one"
 
 
 @pytest.mark.parametrize(
@@ -290,7 +332,7 @@ async def test_the_client_itself_is_connected_at_once(here: Here) -> None:
 
 async def test_any_service_with_an_issuer_can_be_connected(app: App, tenant: Any, server: AuthorizationServer) -> None:
     there = Here(app, await tenant(), server, uuid.uuid4())
-    server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("generic")])
+    server.add_client("client-1", SECRET, redirect_uris=[app.clients.redirect_uri("generic", server.url)])
     await configure(app, there.tenant, "generic", server)
     integration = await there.finish(
         await there.asked(there.wanted(provider="generic", scopes=("read",))), provider="generic"

@@ -57,9 +57,13 @@ class Clients:
     providers: Providers
     url: str
 
-    def redirect_uri(self, provider: str) -> str:
-        """Where a provider sends people back to: another path for each, so that no answer is taken for another's."""
-        return f"{self.url}/oauth/callback/{provider}"
+    def redirect_uri(self, provider: str, issuer: str = "") -> str:
+        """
+        Where a provider sends people back to: another path for each, and for each server of one, so that no answer is taken
+        for another's.
+        """
+        own = f"/{issuer_key(issuer)}" if issuer else ""
+        return f"{self.url}/oauth/callback/{provider}{own}"
 
     async def configure(
         self,
@@ -92,7 +96,7 @@ class Clients:
                     "a client that the server registers has no id yet", hint="give a client id, or --register"
                 )
             endpoints = await self._endpoints(provider, issuer, allow_private)
-            client = await self._registered(provider, endpoints)
+            client = await self._registered(provider, issuer, endpoints)
         else:
             _check(client_id, secret, auth or oauth.auth)
             endpoints = await self._endpoints(provider, issuer, allow_private)
@@ -177,7 +181,7 @@ class Clients:
         assert oauth.issuer is not None
         return await self.calls.discover(oauth.issuer, allow_private=False)
 
-    async def _registered(self, provider: Provider, endpoints: Endpoints) -> Client:
+    async def _registered(self, provider: Provider, issuer: str, endpoints: Endpoints) -> Client:
         if endpoints.registration is None:
             raise WrongUsage(
                 f"{provider.title} does not register clients by itself",
@@ -185,7 +189,7 @@ class Clients:
                 if provider.oauth and provider.oauth.client_page
                 else "register one there, and give its id",
             )
-        redirect_uri = self.redirect_uri(provider.name)
+        redirect_uri = self.redirect_uri(provider.name, issuer)
         return await self.calls.register(endpoints, redirect_uri=redirect_uri, name="Company Agents")
 
     async def _keep(self, scope: CompanyScope, provider: str, issuer: str, client: Client) -> None:
@@ -208,7 +212,7 @@ class Clients:
 
     def _info(self, row: dict[str, Any]) -> ClientInfo:
         shown = {name: value for name, value in row.items() if name != "secret_id"}
-        return ClientInfo(redirect_uri=self.redirect_uri(row["provider"]), **shown)
+        return ClientInfo(redirect_uri=self.redirect_uri(row["provider"], row["issuer"]), **shown)
 
 
 def with_oauth(provider: Provider, issuer: str = "") -> tuple[Provider, OAuth]:
@@ -271,7 +275,12 @@ def _check(client_id: str | None, secret: Sensitive | None, auth: str) -> None:
 
 def _secret_name(provider: str, issuer: str) -> str:
     """What the secret of a client is called."""
-    return f"oauth_client/{provider}" + (f"/{hashlib.sha256(issuer.encode()).hexdigest()[:16]}" if issuer else "")
+    return f"oauth_client/{provider}" + (f"/{issuer_key(issuer)}" if issuer else "")
+
+
+def issuer_key(issuer: str) -> str:
+    """What stands for a server in names and paths: 16 hexadecimal digits."""
+    return hashlib.sha256(issuer.encode()).hexdigest()[:16]
 
 
 def _sealed(client: Client, provider: str, issuer: str) -> Sensitive:
@@ -300,4 +309,4 @@ def _opened(value: Sensitive, provider: str, issuer: str) -> Client:
     if found.get("format") != FORMAT:
         raise Failed("this client was sealed in a format that is not known", hint="start a newer version")
     secret = Sensitive(found["secret"]) if found["secret"] else None
-    return Client(found["id"], found["auth"], Endpoints(**found["endpoints"]), secret, found["key_id"])
+    return Client(found["id"], found["auth"], Endpoints(**found["endpoints"]), secret, found["key_id"], issuer)

@@ -84,7 +84,7 @@ class Flows:
         url = authorization_url(
             ready.provider,
             ready.client,
-            redirect_uri=self.clients.redirect_uri(ready.provider.name),
+            redirect_uri=self.clients.redirect_uri(ready.provider.name, ready.client.issuer),
             state=state,
             challenge=challenge,
             scopes=ready.wanted.scopes,
@@ -93,18 +93,19 @@ class Flows:
         return Begun(flow_id, urlsplit(url).hostname or "", ends_at, url)
 
     async def finish(
-        self, caller: Caller, session_id: UUID, provider_name: str, params: Mapping[str, str]
+        self, caller: Caller, session_id: UUID, provider_name: str, params: Mapping[str, str], *, server: str = ""
     ) -> Integration:
         """
         Take the answer that a browser brought back: once, in the session that began it, from the provider that was
-        asked. The credential is tried at the provider, then kept.
+        asked. The credential is tried at the provider, then kept. `server` is what the redirect address says of the
+        provider's server; nothing, for its own.
 
         Raises:
             Refused: the answer is not the one that is waited for; nothing was kept, and that is recorded.
             Rejected, Gone, NotNow, Uncertain: the provider gave nothing for the code, or the person said no.
             ProbeFailed, Conflict, NotFound: as for connecting by token.
         """
-        asked = await self.open.claimed(caller, session_id, provider_name, params.get("state", ""))
+        asked = await self.open.claimed(caller, session_id, provider_name, params.get("state", ""), server)
         provider, _ = with_oauth(self.providers.get(provider_name), asked.wanted.issuer)
         reason = "issuer" if is_of_another(asked, params) else "denied" if params.get("error") else ""
         try:
@@ -114,7 +115,7 @@ class Flows:
                 provider,
                 client,
                 code=code,
-                redirect_uri=self.clients.redirect_uri(provider.name),
+                redirect_uri=self.clients.redirect_uri(provider.name, client.issuer),
                 verifier=asked.secret,
             )
         except CompanyAgentsError as error:
@@ -178,7 +179,8 @@ class Flows:
         client = await self.clients.get(
             caller.scope, provider.name, wanted.issuer, actor=caller.label, purpose="consent"
         )
-        return Ready(replace(wanted, scopes=scopes), provider, client, destination)
+        # The client's own word for the server: it is in the redirect address.
+        return Ready(replace(wanted, scopes=scopes, issuer=client.issuer), provider, client, destination)
 
     async def settle(self, caller: Caller, ready: Ready, flow: str, granted: Granted) -> Integration:
         """

@@ -19,6 +19,7 @@ from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import Conflict, Refused
 from company_agents.identity.principal import Caller
+from company_agents.integrations.clients import issuer_key
 from company_agents.integrations.wanted import Asked
 from company_agents.secret_store.store import SecretStore
 
@@ -99,9 +100,9 @@ class OpenFlows:
                     await self.store.delete(tx, secret["id"])
         return row
 
-    async def claimed(self, caller: Caller, session_id: UUID, provider: str, state: str) -> Asked:
+    async def claimed(self, caller: Caller, session_id: UUID, provider: str, state: str, server: str) -> Asked:
         """
-        What was asked for, by the state that came back.
+        What was asked for, by the state that came back. `server` stands for the one whose redirect address it came to.
 
         Raises:
             Refused: it is none of ours, was used, is too late, or belongs to another session or provider.
@@ -126,6 +127,8 @@ class OpenFlows:
             self._refuse(caller, provider, "session", "this consent was begun in another browser, or by somebody else")
         if asked.wanted.provider != provider:
             self._refuse(caller, provider, "mixed_up", "this answer came from another provider than the one asked")
+        if server != (issuer_key(asked.wanted.issuer) if asked.wanted.issuer else ""):
+            self._refuse(caller, provider, "mixed_up", "this answer came from another server than the one asked")
         return asked
 
     async def sweep(self) -> None:

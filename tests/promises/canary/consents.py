@@ -51,9 +51,9 @@ def clients(story: Story, server: AuthorizationServer) -> None:
     words += ["--client-secret-stdin", "--issuer", server.url, "--allow-private-network"]
     done = doors.cli(*words, given=secret)
     assert done.status == 0, done.err
-    redirect = re.search(r"http\S+/oauth/callback/acme", done.out)
+    redirect = re.search(r"http\S+/oauth/callback/acme/[0-9a-f]{16}", done.out)
     assert redirect
-    server.add_client("client-1", secret, redirect_uris=[f"{doors.url}/oauth/callback/acme", redirect[0]])
+    server.add_client("client-1", secret, redirect_uris=[doors.url + urlsplit(redirect[0]).path, redirect[0]])
     for path in ("/clients", "/clients/acme/delete", "/integrations/connect/acme/client"):
         assert doors.page(cookie, f"/companies/{story.company}{path}").status == 200
     assert doors.json("provider", "configured", "--company", story.company)["items"]

@@ -101,6 +101,9 @@ async def act_client(visit: Visit) -> Response:
     form = await visit.form()
     register = form.has("register")
     try:
+        if form.has("show"):
+            with_oauth(provider, form.text("issuer"))
+            return await _client_page(visit, provider, form)
         secret = form.secret("client_secret")
         auth = form.text("auth") or None
         if auth is None and not secret and not register:
@@ -166,6 +169,7 @@ async def show_callback(visit: Visit) -> Response:
 
 async def _answered(visit: Visit) -> Integration:
     provider = visit.app.providers.get(visit.request.path_params["provider"])
+    server = visit.request.path_params.get("server", "")
     pairs = visit.request.query_params.multi_items()
     params = dict(pairs)
     if visit.signed_in is None:
@@ -187,7 +191,7 @@ async def _answered(visit: Visit) -> Integration:
             hint="nothing was connected; begin again",
             code="consent_state",
         ) from None
-    return await visit.app.flows.finish(visit.caller, visit.session.id, provider.name, params)
+    return await visit.app.flows.finish(visit.caller, visit.session.id, provider.name, params, server=server)
 
 
 async def _wanted(visit: Visit, provider: Provider, oauth: OAuth, form: Form) -> tuple[str, Wanted]:
@@ -262,10 +266,14 @@ async def _consent_page(visit: Visit, provider: Provider, oauth: OAuth, form: Fo
 
 async def _client_page(visit: Visit, provider: Provider, form: Form) -> Response:
     _, oauth = with_oauth(provider, "https://issuer.example")
+    issuer = "" if form.error else form.text("issuer")
+    # A service of one's own choice, or one where each customer has a host: it has to be said which.
+    needs_issuer = provider.oauth is None or any(HOST in url for url in oauth.urls())
     named: dict[str, Any] = {
-        "redirect_uri": visit.app.clients.redirect_uri(provider.name),
-        # A service of one's own choice, or one where each customer has a host: it has to be said which.
-        "needs_issuer": provider.oauth is None or any(HOST in url for url in oauth.urls()),
+        # Each server has another one.
+        "redirect_uri": visit.app.clients.redirect_uri(provider.name, issuer) if issuer or not needs_issuer else "",
+        "issuer": issuer,
+        "needs_issuer": needs_issuer,
         "may_register": bool(oauth.issuer or oauth.registration_url),
         "auths": AUTHS,
     }
@@ -289,4 +297,5 @@ PAGES = [
         permission=Permission.PROVIDER_CONFIGURE,
     ),
     Page("/oauth/callback/{provider}", show_callback, for_anybody=True),
+    Page("/oauth/callback/{provider}/{server}", show_callback, for_anybody=True),
 ]

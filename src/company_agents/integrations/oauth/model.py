@@ -41,6 +41,8 @@ class Client:
     endpoints: Endpoints
     secret: Sensitive | None = None
     key_id: str | None = None
+    # The server that an operator named in place of the provider's own, and empty for that.
+    issuer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
