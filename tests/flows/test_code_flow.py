@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -17,6 +18,7 @@ from company_agents.errors import CompanyAgentsError, Conflict, NotFound, ProbeF
 from company_agents.integrations.credential import Credential
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.open_flows import read_state
+from company_agents.integrations.wanted import Wanted
 from company_agents.sensitive import Sensitive
 from tests.flows.conftest import SECRET, Here, configure, consented
 from tests.oauth.server import AuthorizationServer
@@ -328,6 +330,35 @@ async def test_the_client_itself_is_connected_at_once(here: Here) -> None:
     consent = (await opened(here, integration.id)).consent
     assert consent is not None
     assert (consent.flow, integration.kind) == ("client", "consent")
+
+
+async def test_the_clients_own_rights_go_to_no_other_address(here: Here, other_server: AuthorizationServer) -> None:
+    elsewhere = here.wanted(base_url=other_server.url)
+    with pytest.raises(WrongUsage, match="is not where this client of Acme is at home"):
+        await here.app.flows.at_once(here.tenant.local, elsewhere, "client")
+    assert here.server.calls_to("/token") == []
+    assert other_server.calls == []
+    # Neither by way of a token, whose address somebody else may choose.
+    pasted = await here.app.integrations.connect(
+        here.tenant.local,
+        "acme",
+        Sensitive(other_server.grant("client-1").access),
+        base_url=other_server.url,
+        allow_private_network=True,
+    )
+    with pytest.raises(WrongUsage, match="at home"):
+        await here.app.flows.at_once(here.tenant.local, replace(elsewhere, integration_id=pasted.id), "client")
+    assert here.server.calls_to("/token") == []
+
+
+async def test_where_each_customer_has_a_host_a_token_goes_to_the_one_that_consented(here: Here) -> None:
+    mine = "https://acme.zendesk.com"
+    await here.app.clients.configure(here.tenant.local, "zendesk", client_id="c", secret=Sensitive(SECRET), issuer=mine)
+    wanted = Wanted("zendesk", issuer=mine, base_url="https://evil.example.net", name="z")
+    with pytest.raises(WrongUsage, match="at home"):
+        await here.app.flows.begin(here.tenant.local, wanted, session_id=here.session)
+    begun = await here.app.flows.begin(here.tenant.local, replace(wanted, base_url=mine), session_id=here.session)
+    assert begun.host == "acme.zendesk.com"
 
 
 async def test_any_service_with_an_issuer_can_be_connected(app: App, tenant: Any, server: AuthorizationServer) -> None:

@@ -23,9 +23,9 @@ from company_agents.integrations.oauth.authorize import authorization_url, new_v
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent, Granted
 from company_agents.integrations.open_flows import FLOW_MINUTES, OpenFlows, hash_of, is_of_another, new_state
-from company_agents.integrations.provider import Provider, Providers
+from company_agents.integrations.provider import HOST, Provider, Providers
 from company_agents.integrations.wanted import Asked, Wanted
-from company_agents.outgoing.destination import Destination, Placement
+from company_agents.outgoing.destination import Destination, Placement, origin, parse_origin
 from company_agents.sensitive import Sensitive
 
 # RFC 6749, 3.3, without the space between them.
@@ -179,6 +179,7 @@ class Flows:
         client = await self.clients.get(
             caller.scope, provider.name, wanted.issuer, actor=caller.label, purpose="consent"
         )
+        _check_place(provider, client, destination, flow)
         # The client's own word for the server: it is in the redirect address.
         return Ready(replace(wanted, scopes=scopes, issuer=client.issuer), provider, client, destination)
 
@@ -247,6 +248,34 @@ class Flows:
         if (client.id, client.endpoints) != (asked.client_id, asked.endpoints):
             raise Refused("the client was configured anew meanwhile", hint="begin again", code="client_changed")
         return client
+
+
+def _check_place(provider: Provider, client: Client, destination: Destination, flow: str) -> None:
+    """
+    An access token goes where it was asked for. Who may name an address is not who may use the client's own rights: else
+    those would go wherever somebody likes.
+
+    Raises:
+        WrongUsage: it would go elsewhere.
+    """
+    oauth, own = provider.oauth, _origin(client.issuer or client.endpoints.issuer or "")
+    if oauth is not None and any(HOST in url for url in oauth.urls()):
+        known = {own}
+    elif flow in ("client", "github_app") and provider.base_url is not None:
+        known = {_origin(provider.base_url), own, _origin(client.endpoints.token)}
+    else:
+        return
+    if destination.origin not in known:
+        raise WrongUsage(
+            f"{destination.origin} is not where this client of {provider.title} is at home",
+            hint="give the address of its server, or configure a client for this one",
+        )
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port of an endpoint; nothing for nothing."""
+    parts = urlsplit(url)
+    return origin(*parse_origin(f"{parts.scheme}://{parts.netloc}")) if url else ""
 
 
 def _credential(ready: Ready, flow: str, granted: Granted) -> Credential:
