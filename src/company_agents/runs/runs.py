@@ -9,8 +9,9 @@ credential versions that only it still held; should the process die in between, 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,7 +20,7 @@ import structlog
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
 from company_agents.db.database import Database, Tx
-from company_agents.errors import Conflict, NotFound, Sealed, WrongUsage
+from company_agents.errors import Conflict, NotFound, Sealed, TooMany, WrongUsage
 from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Kind, Permission
 from company_agents.identity.principal import Caller
@@ -33,6 +34,14 @@ from company_agents.sensitive import Sensitive
 LEASE = 300
 # A holder renews when this share of it is over: two more attempts fit in before it ends.
 RENEW_AT = 0.6
+# Seconds from its start; however often it is renewed, a run and its token do not outlive that: one whose holder renews for
+# ever would keep an old credential from retiring for ever, and a token that was stolen would be good for ever.
+LONGEST = 24 * 3600
+# Runs of one agent under way at once: each holds credentials, and one that opens them in a loop is out of order.
+MOST_RUNNING = 100
+# Days for which a run that has ended is kept (0005_runs.sql looks for older ones), and how many of a company one sweep deletes.
+KEPT_DAYS = 90
+MOST_SWEPT = 1000
 # Seconds between two sweeps of a replica.
 SWEEP_EVERY = 10.0
 # What nobody did, the orchestrator does: the record names no actor then.
@@ -87,12 +96,23 @@ class Runs:
         """
         Begin a run of the agent that calls. Its token is shown this once; it is pinned to the present versions of all that
         the agent may use.
+
+        Raises:
+            TooMany: the agent has as many under way as one may have.
         """
         caller.require(Permission.RUN_OPEN)
         _check_text(purpose, "a purpose")
         run_id, agent_id, company_id = uuid4(), caller.agent_id(), caller.scope.company_id
         token = new_run_token(company_id, run_id)
         async with caller.scope.transaction() as tx:
+            await tx.run("agent_hold", agent_id=agent_id)
+            under_way = await tx.one("runs_under_way", agent_id=agent_id)
+            if under_way is not None and under_way["count"] >= MOST_RUNNING:
+                raise TooMany(
+                    f"this agent has {under_way['count']} runs under way, and may have no more",
+                    retry_after=LEASE,
+                    hint="finish those that are done, or end them with `company-agents run cancel`",
+                )
             given = {"id": run_id, "company_id": company_id, "agent_id": agent_id, "purpose": purpose}
             await tx.run("run_insert", lease=LEASE, **given)
             await self.store.put(tx, _token_name(run_id), token)
@@ -135,7 +155,7 @@ class Runs:
 
     async def renew(self, caller: Caller, run_id: UUID, fencing_token: int) -> Run:
         """
-        Begin the lease anew, before it ends.
+        Begin the lease anew, before it ends. It does not outlive the run's longest life.
 
         Raises:
             NotFound: no such run, or not this caller's.
@@ -144,7 +164,7 @@ class Runs:
         caller.require(Permission.RUN_HOLD)
         async with caller.scope.transaction() as tx:
             await _run(tx, run_id, caller)
-            if not await tx.run("run_renew", id=run_id, fence=fencing_token, lease=LEASE):
+            if not await tx.run("run_renew", id=run_id, fence=fencing_token, lease=LEASE, longest=LONGEST):
                 raise await _lost(tx, run_id, fencing_token)
             return await _run(tx, run_id)
 
@@ -161,14 +181,15 @@ class Runs:
         if outcome not in OUTCOMES:
             raise WrongUsage(f"a run ends as {' or '.join(OUTCOMES)}")
         _check_text(reason, "a reason")
+        left: Sequence[UUID] = ()
         async with caller.scope.transaction() as tx:
             await _run(tx, run_id, caller)
             if await tx.run("run_end", id=run_id, fence=fencing_token, state=outcome, reason=reason):
-                await self._ended(tx, run_id, f"run.{outcome}", caller.label)
+                left = await self._ended(tx, run_id, f"run.{outcome}", caller.label)
             run = await _run(tx, run_id)
             if (run.state, run.fencing_token) != (outcome, fencing_token):
                 raise await _lost(tx, run_id, fencing_token)
-        await self._let_go(caller.scope, run_id, caller.label)
+        await self._let_go(caller.scope, left, caller.label)
         return run
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str = "") -> Run:
@@ -181,14 +202,15 @@ class Runs:
         """
         caller.require(Permission.RUN_CANCEL)
         _check_text(reason, "a reason")
+        left: Sequence[UUID] = ()
         async with caller.scope.transaction() as tx:
             await _run(tx, run_id)
             if await tx.run("run_cancel", id=run_id, reason=reason):
-                await self._ended(tx, run_id, "run.cancelled", caller.label)
+                left = await self._ended(tx, run_id, "run.cancelled", caller.label)
             run = await _run(tx, run_id)
             if run.state != "cancelled":
                 raise Conflict(f"this run is {run.state}: there is nothing to cancel", code="run_over")
-        await self._let_go(caller.scope, run_id, caller.label)
+        await self._let_go(caller.scope, left, caller.label)
         return run
 
     async def cut(
@@ -235,29 +257,33 @@ class Runs:
         while await self._expired(scope):
             pass
         async with scope.transaction() as tx:
-            draining = await tx.all("integrations_draining")
+            await tx.run("runs_prune", days=KEPT_DAYS, most=MOST_SWEPT)
+            draining = await tx.all("integrations_draining", integrations=None)
         for row in draining:
             await self.versions.settle_now(scope, row["id"], SWEEPER)
         await self.versions.revoke_retired(scope, SWEEPER)
 
     async def _expired(self, scope: CompanyScope) -> int:
         async with scope.transaction() as tx:
-            rows = await tx.all("runs_expire")
+            rows = await tx.all("runs_expire", longest=LONGEST)
             for row in rows:
                 await self._ended(tx, row["id"], "run.expired", SWEEPER, agent=row["agent_id"])
         return len(rows)
 
-    async def _ended(self, tx: Tx, run_id: UUID, action: str, actor: str | None, **facts: Any) -> None:
+    async def _ended(self, tx: Tx, run_id: UUID, action: str, actor: str | None, **facts: Any) -> Sequence[UUID]:
+        """Take what only a run under way has: its token, and its pins. Returns the integrations that it was pinned to."""
         token = await tx.one("secret_by_name", company_id=tx.company_id, name=_token_name(run_id))
         if token is not None:
             await self.store.delete(tx, token["id"])
+        left = await tx.all("pins_drop", run_id=run_id)
         await self.audit.append(tx.company_id, action, actor=actor, run=run_id, **facts)
+        return [row["integration_id"] for row in left]
 
-    async def _let_go(self, scope: CompanyScope, run_id: UUID, actor: str) -> None:
+    async def _let_go(self, scope: CompanyScope, integrations: Sequence[UUID], actor: str) -> None:
         # In transactions of their own: whoever rotates locks the integration first, and looks at its runs then.
         with contextlib.suppress(Exception):
             async with scope.transaction() as tx:
-                left = await tx.all("integrations_left", run_id=run_id)
+                left = await tx.all("integrations_draining", integrations=[*integrations])
             for row in left:
                 await self.versions.settle_now(scope, row["id"], actor)
 
@@ -277,6 +303,13 @@ async def _lost(tx: Tx, run_id: UUID, fencing_token: int) -> Conflict:
     if row["fencing_token"] != fencing_token:
         return Conflict(
             "somebody else has taken this run on", hint="stop: what you write now is not wanted", code="stale_fence"
+        )
+    last = row["started_at"] and row["started_at"] + timedelta(seconds=LONGEST)
+    if row["state"] in ("running", "expired") and last is not None and row["lease_until"] >= last:
+        return Conflict(
+            f"this run has had its longest life of {LONGEST // 3600} hours",
+            hint="stop; work that is still to be done needs a new run",
+            code="run_over",
         )
     state = "over its time: its lease ran out" if row["state"] == "running" else row["state"]
     return Conflict(f"this run is {state}", hint="stop; work that is still to be done needs a new run", code="run_over")

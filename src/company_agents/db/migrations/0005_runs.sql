@@ -23,6 +23,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_time ON runs (company_id, created_at, id);
 CREATE INDEX runs_under_way ON runs (company_id, lease_until) WHERE state = 'running';
+CREATE INDEX runs_ended ON runs (company_id, ended_at) WHERE ended_at IS NOT NULL;
 
 -- Which version of an integration a run uses, until it ends. One that was cut is refused, and nothing takes its place.
 CREATE TABLE run_pins (
@@ -104,7 +105,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- The companies in which something is to be swept up: leases that ran out, versions that leave.
+-- The companies in which something is to be swept up: leases that ran out, versions that leave, runs that ended long ago.
 CREATE FUNCTION companies_to_sweep() RETURNS TABLE (company_id uuid) LANGUAGE plpgsql AS $$
 DECLARE
     each uuid;
@@ -114,6 +115,7 @@ BEGIN
         PERFORM set_config('company_agents.company', each::text, true);
         IF EXISTS (SELECT FROM runs r
                    WHERE r.company_id = each AND r.state = 'running' AND r.lease_until <= clock_timestamp())
+           OR EXISTS (SELECT FROM runs r WHERE r.company_id = each AND r.ended_at < now() - interval '90 days')
            OR EXISTS (SELECT FROM credential_versions v WHERE v.company_id = each AND
                       (v.state = 'draining' OR (v.state = 'retired' AND v.secret_id IS NOT NULL))) THEN
             RETURN QUERY SELECT each;

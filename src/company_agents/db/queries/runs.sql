@@ -3,6 +3,19 @@ INSERT INTO runs (id, company_id, agent_id, state, purpose, fence, lease_until, 
 VALUES (%(id)s, %(company_id)s, %(agent_id)s, 'running', %(purpose)s, 1,
         clock_timestamp() + make_interval(secs => %(lease)s), clock_timestamp());
 
+-- name: runs_under_way
+SELECT count(*) AS count FROM runs r
+WHERE r.agent_id = %(agent_id)s AND r.state = 'running' AND r.lease_until > clock_timestamp();
+
+-- name: agent_hold
+-- Who opens a run of the same agent meanwhile waits: each counts what the other has opened.
+SELECT id FROM agents WHERE id = %(agent_id)s FOR NO KEY UPDATE;
+
+-- name: runs_prune
+DELETE FROM runs WHERE id IN (
+    SELECT r.id FROM runs r WHERE r.ended_at < now() - make_interval(days => %(days)s)
+    ORDER BY r.ended_at LIMIT %(most)s FOR UPDATE SKIP LOCKED);
+
 -- name: run_get
 SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
        r.started_at, r.ended_at
@@ -19,7 +32,8 @@ WHERE (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s) AND (%(run_id)s:
 ORDER BY r.created_at, r.id LIMIT %(limit)s;
 
 -- name: run_renew
-UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
+UPDATE runs SET lease_until = least(clock_timestamp() + make_interval(secs => %(lease)s),
+                                    started_at + make_interval(secs => %(longest)s))
 WHERE id = %(id)s AND fence = %(fence)s AND state = 'running' AND lease_until > clock_timestamp();
 
 -- name: run_end
@@ -31,7 +45,9 @@ UPDATE runs SET state = 'cancelled', reason = %(reason)s, ended_at = clock_times
 WHERE id = %(id)s AND state IN ('queued', 'running');
 
 -- name: runs_expire
-UPDATE runs SET state = 'expired', reason = 'its lease ran out', ended_at = clock_timestamp()
+UPDATE runs SET state = 'expired', ended_at = clock_timestamp(),
+    reason = CASE WHEN lease_until >= started_at + make_interval(secs => %(longest)s)
+                  THEN 'its longest life was over' ELSE 'its lease ran out' END
 WHERE id IN (SELECT r.id FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
              ORDER BY r.lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
 RETURNING id, agent_id, fence;
@@ -74,11 +90,14 @@ FROM runs r
 WHERE p.integration_id = %(integration_id)s AND p.version = ANY (%(sources)s) AND p.cut_at IS NULL AND r.id = p.run_id
   AND r.state = 'running';
 
--- name: integrations_left
--- Of a run that has ended: where it may have been the last to hold a version.
-SELECT DISTINCT p.integration_id AS id FROM run_pins p
-JOIN credential_versions v ON v.integration_id = p.integration_id AND v.version = p.version
-WHERE p.run_id = %(run_id)s AND v.state = 'draining';
+-- name: pins_drop
+-- Of a run that has ended. Without waiting for who moves or cuts one of them, who may be waiting for another: what is left goes
+-- with the run.
+WITH pinned AS (SELECT integration_id FROM run_pins WHERE run_id = %(run_id)s),
+     free AS (SELECT run_id, integration_id FROM run_pins WHERE run_id = %(run_id)s FOR UPDATE SKIP LOCKED),
+     gone AS (DELETE FROM run_pins p USING free WHERE p.run_id = free.run_id AND p.integration_id = free.integration_id)
+SELECT integration_id FROM pinned;
 
 -- name: integrations_draining
-SELECT DISTINCT integration_id AS id FROM credential_versions WHERE state = 'draining';
+SELECT DISTINCT integration_id AS id FROM credential_versions
+WHERE state = 'draining' AND (%(integrations)s::uuid[] IS NULL OR integration_id = ANY (%(integrations)s));
