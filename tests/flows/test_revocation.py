@@ -7,9 +7,13 @@ from __future__ import annotations
 import pytest
 
 from company_agents.errors import Refused
+from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
 from company_agents.sensitive import Sensitive
 from tests.flows.conftest import SECRET, Here
+
+# RFC 7009, 2.2.1.
+UNSUPPORTED = '{"error": "unsupported_token_type"}'
 
 
 async def test_a_consent_that_was_rotated_away_is_revoked_at_the_provider(here: Here) -> None:
@@ -69,6 +73,30 @@ async def test_a_person_ends_a_consent_and_its_status_says_so(here: Here) -> Non
     assert ended.status == "needs attention"
     assert not here.server.is_good(present.token.reveal_text())
     assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_a_server_that_revokes_refresh_tokens_only_has_done_it(here: Here) -> None:
+    integration = await here.connected()
+    present = await here.app.integrations.present(here.tenant.local, integration.id)
+    asked = here.app.revocation.end(here.tenant.local, integration.id)
+    # The first request is for the refresh token, and is carried out; the second is for the access token.
+    here.server.misbehave("replace", on="/revoke", status=200)
+    here.server.misbehave("status", on="/revoke", status=400, body=UNSUPPORTED)
+    await asked
+    assert [call.fields["token_type_hint"] for call in here.server.calls_to("/revoke")] == [
+        "refresh_token",
+        "access_token",
+    ]
+    assert here.server.is_dead(present.token.reveal_text())
+    assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_a_server_that_revokes_neither_has_not(here: Here) -> None:
+    integration = await here.connected()
+    here.server.misbehave("status", on="/revoke", times=2, status=400, body=UNSUPPORTED)
+    with pytest.raises(Rejected):
+        await here.app.revocation.end(here.tenant.local, integration.id)
+    assert await here.events("consent.revoked") == []
 
 
 async def test_what_cannot_be_revoked_from_here_is_said(here: Here) -> None:

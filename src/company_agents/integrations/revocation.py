@@ -17,8 +17,9 @@ from company_agents.integrations.clients import Clients
 from company_agents.integrations.credential import Credential
 from company_agents.integrations.integrations import Integration, Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
-from company_agents.integrations.oauth.model import Consent
-from company_agents.integrations.provider import Providers
+from company_agents.integrations.oauth.model import Client, Consent
+from company_agents.integrations.provider import Provider, Providers
+from company_agents.sensitive import Sensitive
 
 # An address of this form takes an access token, and nothing else (see oauth/quirks.py).
 _OF_THE_CLIENT = "{client_id}"
@@ -97,7 +98,20 @@ class Revocation:
         if (client.id, client.endpoints.revocation) != (consent.client_id, url):
             # It was configured anew: neither its secret nor this token is for the other's endpoint.
             return False
-        if consent.refresh is not None and _OF_THE_CLIENT not in url:
-            await self.calls.revoke(provider, client, consent.refresh, "refresh_token")
-        # Of its own: whether it dies with the refresh token is the server's choice (RFC 7009, 2.1).
-        return await self.calls.revoke(provider, client, credential.token, "access_token")
+        return await revoke_tokens(self.calls, provider, client, credential.token, consent.refresh)
+
+
+async def revoke_tokens(
+    calls: OAuthCalls, provider: Provider, client: Client, access: Sensitive, refresh: Sensitive | None
+) -> bool:
+    """
+    End a consent at its provider by its tokens. False: the provider has no way.
+
+    Raises:
+        Rejected, NotNow, Uncertain: the provider did not do it.
+    """
+    by_refresh = refresh is not None and _OF_THE_CLIENT not in (client.endpoints.revocation or "")
+    if refresh is not None and by_refresh:
+        by_refresh = await calls.revoke(provider, client, refresh, "refresh_token")
+    # Of its own: whether it dies with the refresh token is the server's choice (RFC 7009, 2.1).
+    return await calls.revoke(provider, client, access, "access_token", refresh_revoked=by_refresh)

@@ -131,19 +131,25 @@ class OAuthCalls:
         reply = quirks.Standardised(quirks.github_installation_reply(_fields(asked, heard)))
         return _read(asked, heard, quirks.github_installation_rules(rules(provider)), reply)
 
-    async def revoke(self, provider: Provider, client: Client, token: Sensitive, kind: str) -> bool:
+    async def revoke(
+        self, provider: Provider, client: Client, token: Sensitive, kind: str, *, refresh_revoked: bool = False
+    ) -> bool:
         """
         Make a token useless at the provider (RFC 7009). False: it has no endpoint for that. One that is useless already
         counts as revoked.
 
         Args:
             kind: `access_token` or `refresh_token`.
+            refresh_revoked: the refresh token was revoked before. A server that takes no others is done with that.
         """
         url = client.endpoints.revocation
         if url is None:
             return False
         asked = quirks.revocation(client, url, token, kind)
         known = rules(provider).gone_codes | provider.refused_codes | _NO_SUCH_TOKEN
+        if refresh_revoked:
+            # RFC 7009, 2.2.1.
+            known |= {"unsupported_token_type"}
         heard = await self._endpoint(client).hear(asked)
         if not heard.good and not known & set(heard.words):
             raise failure(asked, client, heard)
