@@ -158,9 +158,9 @@ class Versions:
     async def revoke_retired(self, scope: CompanyScope, actor: str | None, integration_id: UUID | None = None) -> None:
         """
         Revoke what has retired and was not revoked yet, and delete its secret; in its own transactions. What does not work
-        is tried again later, and given up at last: each outcome is on record.
+        is tried again later, and given up at last: each outcome is on record. Under a seal nothing is tried.
         """
-        while True:
+        while not self.store.keys.sealed:
             # Committed before the provider is asked: whoever dies meanwhile keeps nobody else from trying.
             async with scope.transaction() as tx:
                 row = await tx.one("version_claim", integration_id=integration_id)
@@ -188,8 +188,14 @@ class Versions:
         except (Gone, Tampered):
             return "credential.not_revoked"
         except CompanyAgentsError:
-            # Where our own keys or records are out of reach, nothing was tried.
-            return "credential.not_revoked" if asked and row["revoke_tries"] >= MOST_TRIES else None
+            if asked:
+                return "credential.not_revoked" if row["revoke_tries"] >= MOST_TRIES else None
+            # Our own keys or records are out of reach.
+            async with scope.transaction() as tx:
+                await tx.run(
+                    "version_unclaim", **{name: row[name] for name in ("integration_id", "version", "secret_id")}
+                )
+            return None
         return "credential.revoked" if done else "credential.not_revoked"
 
     async def _ask(

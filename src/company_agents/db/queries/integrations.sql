@@ -114,13 +114,18 @@ WHERE integration_id = %(integration_id)s AND version = %(version)s;
 -- name: version_claim
 -- Nobody else tries it for a while that grows.
 UPDATE credential_versions SET
-    revoke_tries = revoke_tries + 1, revoke_after = now() + interval '1 minute' * power(5, revoke_tries)
+    revoke_tries = revoke_tries + 1, revoke_after = now() + interval '1 minute' * power(5, least(revoke_tries, 3))
 WHERE (integration_id, version) = (
     SELECT integration_id, version FROM credential_versions
     WHERE state = 'retired' AND secret_id IS NOT NULL AND revoke_after <= now()
       AND (%(integration_id)s::uuid IS NULL OR integration_id = %(integration_id)s)
     ORDER BY revoke_after LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING integration_id, version, secret_id, revoke_tries;
+
+-- name: version_unclaim
+-- Nothing was asked at the provider: that was no try. It has its time all the same, so that nobody goes round and round.
+UPDATE credential_versions SET revoke_tries = greatest(revoke_tries - 1, 0)
+WHERE integration_id = %(integration_id)s AND version = %(version)s AND secret_id = %(secret_id)s;
 
 -- name: version_forget
 UPDATE credential_versions SET secret_id = NULL, revoke_after = NULL
