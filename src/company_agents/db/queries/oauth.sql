@@ -49,6 +49,7 @@ WHERE f.id = old.id AND old.secret_id IS NOT NULL AND old.ends_at < now() RETURN
 SELECT count(*) AS count FROM oauth_flows WHERE used_at IS NULL AND ends_at > now();
 
 -- name: consents_beside
+-- By version: an integration whose present credential is a token may have a consent that runs still hold.
 SELECT count(*) AS count FROM credential_versions v JOIN integrations i ON i.id = v.integration_id
-WHERE i.provider = (SELECT provider FROM integrations WHERE id = %(id)s) AND i.kind = 'consent'
+WHERE i.provider = (SELECT provider FROM integrations WHERE id = %(id)s) AND v.consent
   AND v.state IN ('current', 'draining') AND NOT (v.integration_id = %(id)s AND v.version = %(version)s);
