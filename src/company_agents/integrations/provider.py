@@ -22,6 +22,8 @@ from company_agents.outgoing.destination import Placement, parse_origin
 
 # Stands in the endpoints of a service where each customer has a host: that of the integration's own address.
 HOST = "{host}"
+# A hundred years, and ten: a moment beyond them is not to be reckoned with, and may not be one at all.
+MOST_DAYS, MOST_SECONDS = 36_500, 315_360_000
 
 
 def _origin(url: str) -> str:
@@ -107,9 +109,9 @@ class Refresh(_Table):
     """
 
     single_use: bool = False
-    reuse_window: int = Field(default=0, ge=0)
-    idle_days: int | None = Field(default=None, ge=1)
-    absolute_days: int | None = Field(default=None, ge=1)
+    reuse_window: int = Field(default=0, ge=0, le=MOST_SECONDS)
+    idle_days: int | None = Field(default=None, ge=1, le=MOST_DAYS)
+    absolute_days: int | None = Field(default=None, ge=1, le=MOST_DAYS)
     kills_access: bool = False
 
 
@@ -151,12 +153,12 @@ class OAuth(_Table):
     scope_field: str = "scope"
     account_field: str | None = None
     # Seconds that an access token lives where the reply does not say; None: it does not expire.
-    lifetime: int | None = Field(default=None, ge=60)
+    lifetime: int | None = Field(default=None, ge=60, le=MOST_SECONDS)
     refresh: Refresh | None = None
     # What the token endpoint says when a consent is gone for good, beside `invalid_grant`.
     gone_codes: frozenset[str] = frozenset()
     # A consent of an application that is being tested lives for so many days only.
-    test_mode_days: int | None = Field(default=None, ge=1)
+    test_mode_days: int | None = Field(default=None, ge=1, le=MOST_DAYS)
     # A new consent of the same person kills the old one.
     one_consent: bool = False
     # To revoke one consent of a person ends all that the same person gave this client.
@@ -174,6 +176,14 @@ class OAuth(_Table):
         for flow in self.flows:
             if self.issuer is None and flow in named and not named[flow]:
                 raise ValueError(f"the flow {flow} needs an issuer, or its endpoints")
+        return self
+
+    @model_validator(mode="after")
+    def _shows_no_token(self) -> OAuth:
+        # What stands in these is shown to whoever may read.
+        for field_name in ("account_field", "scope_field"):
+            if getattr(self, field_name) in (self.access_field, self.refresh_field):
+                raise ValueError(f"{field_name}: a token stands there, and this is shown")
         return self
 
     def urls(self) -> tuple[str, ...]:

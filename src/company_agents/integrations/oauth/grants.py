@@ -47,17 +47,25 @@ def granted(fields: Fields, oauth: OAuth, *, now: float, token_types: frozenset[
     access = _token(at(fields, oauth.access_field), "access token")
     if access is None:
         raise Unusable("there is no access token in it")
-    account = at(fields, oauth.account_field) if oauth.account_field else None
+    refresh = _token(at(fields, oauth.refresh_field), "refresh token")
+    tokens = [token.reveal_text() for token in (access, refresh) if token is not None]
+
+    def told(path: str | None) -> Any:
+        # Account and scopes are shown and kept as they are: nothing that has a token in it.
+        value = at(fields, path) if path else None
+        parts = value if isinstance(value, list) else [value]
+        return None if any(token in str(part) for part in parts for token in tokens) else value
+
     expires_in = lifetime(at(fields, oauth.expires_field), now)
     return Granted(
         access=access,
-        refresh=_token(at(fields, oauth.refresh_field), "refresh token"),
+        refresh=refresh,
         expires_in=float(oauth.lifetime) if expires_in is None and oauth.lifetime else expires_in,
         refresh_expires_in=next(
             (life for name in _REFRESH_EXPIRES if (life := lifetime(fields.get(name), now)) is not None), None
         ),
-        scopes=scopes(at(fields, oauth.scope_field), oauth.scope_separator),
-        account=_account(account),
+        scopes=scopes(told(oauth.scope_field), oauth.scope_separator),
+        account=_account(told(oauth.account_field)),
     )
 
 
