@@ -37,7 +37,7 @@ ALTER TABLE credential_versions
     ADD COLUMN ends_at timestamptz,
     ADD COLUMN ends_because text NOT NULL DEFAULT ''
         CHECK (ends_because IN ('', 'token', 'refresh', 'idle', 'absolute', 'testing'));
-CREATE INDEX credential_versions_due ON credential_versions (refresh_due_at) WHERE refresh_due_at IS NOT NULL;
+CREATE INDEX credential_versions_due ON credential_versions (company_id, refresh_due_at) WHERE refresh_due_at IS NOT NULL;
 
 CREATE TABLE integration_history (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
