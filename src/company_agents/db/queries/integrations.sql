@@ -1,11 +1,12 @@
 -- name: integration_list
 SELECT i.id, i.company_id, i.provider, i.name, i.destination, i.status, i.status_reason, i.status_since, i.status_hint,
        i.kind, i.account, i.rotate_every, i.scopes, i.allow_all, i.created_at, i.updated_at, v.version, v.expires_at,
-       s.last_used_at,
+       -- Also by a run that holds an older version, and before a rotation whose old secret is still there.
+       (SELECT max(s.last_used_at) FROM credential_versions u JOIN secrets s ON s.id = u.secret_id
+        WHERE u.integration_id = i.id) AS last_used_at,
        ARRAY(SELECT a.agent_id FROM integration_agents a WHERE a.integration_id = i.id ORDER BY a.created_at) AS agents
 FROM integrations i
 JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
-JOIN secrets s ON s.id = v.secret_id
 WHERE (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s))
   AND (%(after_at)s::timestamptz IS NULL OR (i.created_at, i.id) > (%(after_at)s, %(after_id)s::uuid))
@@ -14,11 +15,12 @@ ORDER BY i.created_at, i.id LIMIT %(limit)s;
 -- name: integration_get
 SELECT i.id, i.company_id, i.provider, i.name, i.destination, i.status, i.status_reason, i.status_since, i.status_hint,
        i.kind, i.account, i.rotate_every, i.scopes, i.allow_all, i.created_at, i.updated_at, v.version, v.expires_at,
-       s.last_used_at,
+       -- Also by a run that holds an older version, and before a rotation whose old secret is still there.
+       (SELECT max(s.last_used_at) FROM credential_versions u JOIN secrets s ON s.id = u.secret_id
+        WHERE u.integration_id = i.id) AS last_used_at,
        ARRAY(SELECT a.agent_id FROM integration_agents a WHERE a.integration_id = i.id ORDER BY a.created_at) AS agents
 FROM integrations i
 JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
-JOIN secrets s ON s.id = v.secret_id
 WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s));
 
