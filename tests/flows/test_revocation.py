@@ -4,9 +4,11 @@ Consents that end at their provider: with the last that needs them, and when a p
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from company_agents.errors import Refused
+from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
 from company_agents.sensitive import Sensitive
@@ -73,6 +75,57 @@ async def test_a_person_ends_a_consent_and_its_status_says_so(here: Here) -> Non
     assert ended.status == "needs attention"
     assert not here.server.is_good(present.token.reveal_text())
     assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_a_consent_that_cannot_be_kept_is_revoked_and_recorded(here: Here) -> None:
+    wanted = here.wanted()
+    first, second = await here.asked(wanted), await here.asked(wanted)
+    kept = await here.finish(first)
+    with pytest.raises(Conflict):
+        await here.finish(second)
+    good = [token.access for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
+    present = await here.app.integrations.present(here.tenant.local, kept.id)
+    assert good == [present.token.reveal_text()], "the consent that nobody has lives on"
+    [event] = await here.events("consent.not_kept")
+    assert (event["provider"], event["reason"]) == ("acme", "duplicate")
+    assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_a_consent_that_its_service_does_not_take_is_revoked(here: Here) -> None:
+    params = await here.asked()
+    here.server.misbehave("status", on="/api/me", status=401, body='{"error": "invalid_token"}')
+    with pytest.raises(ProbeFailed):
+        await here.finish(params)
+    assert not [token for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
+
+
+async def test_a_consent_for_an_integration_that_is_gone_meanwhile_is_revoked(here: Here) -> None:
+    integration = await here.connected()
+    waiting = await here.app.devices.begin(here.tenant.local, here.wanted(integration_id=integration.id))
+    here.server.decide(waiting.user_code)
+    here.server.misbehave("hold", on="/token")
+    asked = asyncio.create_task(here.app.devices.poll(here.tenant.local, waiting.id))
+    await asyncio.to_thread(here.server.wait_until_held)
+    await here.app.integrations.delete(here.tenant.local, integration.id)
+    here.server.release()
+    with pytest.raises(CompanyAgentsError):
+        await asked
+    assert len(here.server.calls_to("/revoke")) == 2
+
+
+async def test_where_a_revocation_ends_others_what_is_not_kept_is_only_recorded(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = here.app.providers.get("acme")
+    assert acme.oauth is not None
+    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
+    params = await here.asked()
+    monkeypatch.setattr(type(here.app.providers), "get", lambda _, name: ending)
+    here.server.misbehave("status", on="/api/me", status=401, body='{"error": "invalid_token"}')
+    with pytest.raises(ProbeFailed):
+        await here.finish(params)
+    assert len(await here.events("consent.not_kept")) == 1
+    assert here.server.calls_to("/revoke") == []
 
 
 async def test_a_server_that_revokes_refresh_tokens_only_has_done_it(here: Here) -> None:

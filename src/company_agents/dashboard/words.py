@@ -97,6 +97,7 @@ EVENTS = {
     "integration.deleted": "Integration deleted",
     "consent.begun": "Consent asked for",
     "consent.given": "Consent given",
+    "consent.not_kept": "Consent given, and not kept",
     "consent.revoking": "Consent about to be revoked at the provider",
     "consent.revoked": "Consent revoked at the provider",
     "consent.refused": "Answer to a consent refused",

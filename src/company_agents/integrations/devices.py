@@ -102,9 +102,12 @@ class Devices:
             raise
         if isinstance(found, Pending):
             return Waiting(flow_id, asked.user_code, asked.link, found.interval, ends_at)
-        if await flows.open.claim(caller.scope, flow_id, None) is None:
-            raise _over()
         ready = Ready(asked.wanted, provider, client, asked.destination)
+        if await flows.open.claim(caller.scope, flow_id, None) is None:
+            # Nobody waited for it any more, or what it was for is gone.
+            over = _over()
+            await flows.not_kept(caller, ready, found, over)
+            raise over
         return await flows.settle(caller, ready, "device", found)
 
     async def cancel(self, caller: Caller, flow_id: UUID) -> None:

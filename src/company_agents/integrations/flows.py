@@ -4,15 +4,17 @@ Consents by OAuth: begun here, given at the provider, and ended here as a new in
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
-from company_agents.errors import CompanyAgentsError, Refused, WrongUsage
+from company_agents.errors import CompanyAgentsError, NotFound, Refused, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
@@ -24,6 +26,7 @@ from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent, Granted
 from company_agents.integrations.open_flows import FLOW_MINUTES, OpenFlows, hash_of, is_of_another, new_state
 from company_agents.integrations.provider import HOST, Provider, Providers
+from company_agents.integrations.revocation import revoke_tokens
 from company_agents.integrations.wanted import Asked, Wanted
 from company_agents.outgoing.destination import Destination, Placement, origin, parse_origin
 from company_agents.sensitive import Sensitive
@@ -185,7 +188,7 @@ class Flows:
 
     async def settle(self, caller: Caller, ready: Ready, flow: str, granted: Granted) -> Integration:
         """
-        Keep what was granted: tried at the provider first.
+        Keep what was granted: tried at the provider first. What cannot be kept is revoked there, where that can be done.
 
         Raises:
             ProbeFailed, Conflict, NotFound, WrongUsage: it is not kept.
@@ -199,18 +202,54 @@ class Flows:
             provider=ready.provider.name,
             flow=flow,
         )
+        before = await self._version(caller, wanted)
         account = granted.account or ""
-        if wanted.integration_id is not None:
-            return await self.integrations.supersede(caller, wanted.integration_id, credential, account=account)
-        return await self.integrations.establish(
-            caller,
-            ready.provider,
-            credential,
-            name=wanted.name,
-            allow=wanted.allow,
-            allow_all=wanted.allow_all,
-            account=account,
-        )
+        try:
+            if wanted.integration_id is not None:
+                return await self.integrations.supersede(caller, wanted.integration_id, credential, account=account)
+            return await self.integrations.establish(
+                caller,
+                ready.provider,
+                credential,
+                name=wanted.name,
+                allow=wanted.allow,
+                allow_all=wanted.allow_all,
+                account=account,
+            )
+        except CompanyAgentsError as error:
+            # Where the database failed, it may be kept: then something is there now that was not before.
+            known = isinstance(error, (WrongUsage, NotFound, Refused))
+            if known or await self._version(caller, wanted) == before:
+                await self.not_kept(caller, ready, granted, error)
+            raise
+
+    async def _version(self, caller: Caller, wanted: Wanted) -> int | None:
+        """The present version of what is wanted; 0 where there is none, None where that is not known."""
+        try:
+            if wanted.integration_id is not None:
+                return (await self.integrations.get(caller, wanted.integration_id)).version
+            await self.integrations.check_free(caller.scope, wanted.name or "", ())
+        except NotFound:
+            return 0
+        except CompanyAgentsError:
+            return None
+        return 0
+
+    async def not_kept(self, caller: Caller, ready: Ready, granted: Granted, error: CompanyAgentsError) -> None:
+        """Record that a consent is not kept, and end it at the provider: nobody has its tokens any more."""
+        facts: dict[str, Any] = {
+            "actor": caller.label,
+            "integration": ready.wanted.integration_id,
+            "provider": ready.provider.name,
+        }
+        await self.audit.append(caller.scope.company_id, "consent.not_kept", reason=error.reason, **facts)
+        oauth = ready.provider.oauth
+        if oauth is None or oauth.revocation_ends_all or oauth.one_consent:
+            # It would end others of the same person.
+            return
+        with contextlib.suppress(CompanyAgentsError):
+            if await revoke_tokens(self.calls, ready.provider, ready.client, granted.access, granted.refresh):
+                await self.audit.append(caller.scope.company_id, "consent.revoked", **facts)
 
     async def _of_present(self, caller: Caller, wanted: Wanted) -> tuple[Wanted, Destination]:
         """A rotation: everything but the scopes is as it was."""
