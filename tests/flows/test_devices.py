@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from company_agents.errors import NotFound, Refused
+from company_agents.errors import Conflict, NotFound, Refused
 from company_agents.integrations.devices import Waiting
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.oauth.model import Rejected
@@ -63,8 +63,51 @@ async def test_of_two_who_ask_at_once_one_connects_it(here: Here) -> None:
     waiting = await begun(here)
     here.server.decide(waiting.user_code)
     found = await asyncio.gather(*(asked(here, waiting) for _ in range(4)), return_exceptions=True)
-    assert len([one for one in found if isinstance(one, Integration)]) <= 1
-    assert len((await here.left())["integrations"]) <= 1  # type: ignore[arg-type]
+    assert len([one for one in found if isinstance(one, Integration)]) == 1
+    assert len([one for one in found if isinstance(one, Waiting)]) == 3
+    assert len((await here.left())["integrations"]) == 1  # type: ignore[arg-type]
+
+
+async def test_who_asks_while_another_waits_for_the_answer_does_not_end_it(here: Here) -> None:
+    waiting = await begun(here)
+    here.server.decide(waiting.user_code)
+    here.server.misbehave("hold", on="/token")
+    first = asyncio.create_task(asked(here, waiting))
+    await asyncio.to_thread(here.server.wait_until_held)
+    assert isinstance(await asked(here, waiting), Waiting)
+    here.server.release()
+    assert isinstance(await first, Integration)
+    assert len(here.server.calls_to("/token")) == 1
+
+
+async def test_an_error_that_says_nothing_of_the_code_leaves_it_good(here: Here) -> None:
+    waiting = await begun(here)
+    here.server.decide(waiting.user_code)
+    here.server.misbehave("status", on="/token", status=400, body='{"error": "invalid_request"}')
+    with pytest.raises(Rejected):
+        await asked(here, waiting)
+    assert isinstance(await asked(here, waiting), Integration)
+
+
+async def test_a_flow_that_began_in_one_session_is_not_cancelled_by_another(here: Here) -> None:
+    waiting = await here.app.devices.begin(here.tenant.local, here.wanted(), session_id=here.session)
+    with pytest.raises(NotFound):
+        await here.app.devices.cancel(here.tenant.local, waiting.id)
+    assert isinstance(await asked(here, waiting, session_id=here.session), Waiting)
+    await here.app.devices.cancel(here.tenant.local, waiting.id, session_id=here.session)
+    with pytest.raises(Refused, match="not asked for any more"):
+        await asked(here, waiting, session_id=here.session)
+
+
+async def test_where_there_is_no_room_no_provider_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("company_agents.integrations.open_flows.MOST_OPEN", 2)
+    for _ in range(2):
+        # What is used up counts until it is swept: else it would grow without end.
+        await here.app.devices.cancel(here.tenant.local, (await begun(here)).id)
+    before = len(here.server.calls)
+    with pytest.raises(Conflict, match="too many"):
+        await begun(here)
+    assert len(here.server.calls) == before
 
 
 async def test_what_was_begun_in_one_session_is_not_there_for_another(here: Here) -> None:

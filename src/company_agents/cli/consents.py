@@ -5,6 +5,7 @@ Consents on the command line: what the company is to a provider, and the flows t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from company_agents.cli import terminal
 from company_agents.cli.command import Session, command, read_secret
 from company_agents.cli.options import CompanyId
 from company_agents.cli.terminal import Result
-from company_agents.errors import Refused, WrongUsage
+from company_agents.errors import CompanyAgentsError, Refused, WrongUsage
 
 if TYPE_CHECKING:
     from company_agents.identity.principal import Caller
@@ -188,8 +189,9 @@ async def _by_device(session: Session, caller: Caller, wanted: Wanted) -> Integr
         while isinstance(found, Waiting):
             await asyncio.sleep(found.interval)
             found = await devices.poll(caller, flow_id, interval=found.interval)
-    except asyncio.CancelledError:
-        # Ctrl-C: nobody waits for this consent any more, and it is not to lie around.
-        await devices.cancel(caller, flow_id)
+    except (asyncio.CancelledError, CompanyAgentsError):
+        # Ctrl-C, or an error: nobody waits for this consent any more, and it is not to lie around.
+        with contextlib.suppress(CompanyAgentsError):
+            await devices.cancel(caller, flow_id)
         raise
     return found

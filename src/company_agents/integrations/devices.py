@@ -4,6 +4,7 @@ The device flow (RFC 8628), for who has no browser here: a code and a link, and 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from company_agents.integrations.clients import with_oauth
 from company_agents.integrations.flows import Flows, Ready
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.oauth.device import INTERVAL, Pending
-from company_agents.integrations.oauth.model import NotNow, Uncertain
+from company_agents.integrations.oauth.model import Ended, NotNow, Uncertain
 from company_agents.integrations.open_flows import flow_secret
 from company_agents.integrations.wanted import Asked, Wanted
 
@@ -51,6 +52,7 @@ class Devices:
         """
         flows, flow_id = self.flows, uuid4()
         ready = await flows.ready(caller, wanted, "device")
+        await flows.open.room(caller.scope)
         code = await flows.calls.begin_device(ready.provider, ready.client, ready.wanted.scopes)
         ends_at = datetime.now(UTC) + min(timedelta(seconds=code.expires_in), LONGEST)
         link = code.complete_uri or code.verification_uri
@@ -77,7 +79,8 @@ class Devices:
         Raises:
             NotFound: there is no such flow, or it is another session's.
             Refused: it has ended.
-            Rejected: the person said no, or the code is too old. Recorded.
+            Ended: the person said no, or the code is too old. Recorded.
+            Rejected: the provider did not take the question; it may be asked again. Recorded.
         """
         asked, ends_at = await self._open(caller, flow_id, session_id)
         flows, provider = (
@@ -85,13 +88,19 @@ class Devices:
             with_oauth(self.flows.providers.get(asked.wanted.provider), asked.wanted.issuer)[0],
         )
         client = await flows.same_client(caller, asked)
+        if not await flows.open.asking(caller.scope, flow_id):
+            # Of two who ask at once the second would be told that the code was used.
+            return Waiting(flow_id, asked.user_code, asked.link, interval, ends_at)
         try:
             found = await flows.calls.poll_device(provider, client, asked.secret, interval=interval)
         except (NotNow, Uncertain):
             # RFC 8628, 3.5: as slow again. If it had been granted, the next question says that the code was used.
             found = Pending(interval * 2)
         except CompanyAgentsError as error:
-            await flows.open.claim(caller.scope, flow_id, None)
+            if isinstance(error, Ended):
+                await flows.open.claim(caller.scope, flow_id, None)
+            else:
+                await flows.open.asked(caller.scope, flow_id)
             flows.audit.refusal(
                 caller.scope.company_id,
                 "consent.refused",
@@ -101,6 +110,7 @@ class Devices:
             )
             raise
         if isinstance(found, Pending):
+            await flows.open.asked(caller.scope, flow_id)
             return Waiting(flow_id, asked.user_code, asked.link, found.interval, ends_at)
         ready = Ready(asked.wanted, provider, client, asked.destination)
         if await flows.open.claim(caller.scope, flow_id, None) is None:
@@ -110,19 +120,17 @@ class Devices:
             raise over
         return await flows.settle(caller, ready, "device", found)
 
-    async def cancel(self, caller: Caller, flow_id: UUID) -> None:
+    async def cancel(self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None) -> None:
         """
-        No longer wait for a consent.
+        No longer wait for a consent; one that has ended stays as it is.
 
         Raises:
-            NotFound: there is no such flow.
+            NotFound: there is no such flow, or it is another session's.
         """
         caller.require(Permission.INTEGRATION_CONNECT)
-        async with caller.scope.transaction() as tx:
-            row = await tx.one("flow_get", id=flow_id)
-        if row is None or row["kind"] != "device":
-            raise _unknown()
-        await self.flows.open.claim(caller.scope, flow_id, None)
+        with contextlib.suppress(Refused):
+            await self._open(caller, flow_id, session_id)
+            await self.flows.open.claim(caller.scope, flow_id, None)
 
     async def _open(self, caller: Caller, flow_id: UUID, session_id: UUID | None) -> tuple[Asked, datetime]:
         caller.require(Permission.INTEGRATION_CONNECT)

@@ -81,6 +81,7 @@ class Flows:
             Conflict: there is an integration of this name; or too many consents are being asked for.
         """
         ready = await self.ready(caller, wanted, "code")
+        await self.open.room(caller.scope)
         flow_id, ends_at = uuid4(), datetime.now(UTC) + timedelta(minutes=FLOW_MINUTES)
         verifier, challenge = new_verifier()
         state = new_state(caller.scope.company_id, flow_id)

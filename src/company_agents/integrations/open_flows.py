@@ -25,8 +25,10 @@ from company_agents.secret_store.store import SecretStore
 
 # How long a person may take at the provider.
 FLOW_MINUTES = 10
-# Flows that one company has at once; the rest of the store is for credentials.
+# Flows that one company has at once, with those of the last hour; the rest of the store is for credentials.
 MOST_OPEN = 100
+# Longer than any question to a provider, with all its proofs (seconds).
+ASKING = 120
 _STATE = re.compile(r"[A-Za-z0-9_-]{86}")
 
 
@@ -87,8 +89,18 @@ class OpenFlows:
             open_now = await tx.one("flows_open")
         if open_now is not None and open_now["count"] >= MOST_OPEN:
             raise Conflict(
-                "too many consents of this company are being asked for", hint="each ends by itself in ten minutes"
+                "too many consents of this company were asked for", hint="those of the last hour count: try again later"
             )
+
+    async def asking(self, scope: CompanyScope, flow_id: UUID) -> bool:
+        """Begin to ask the provider about a device's code; False: somebody else is at it, or it is used up."""
+        async with scope.transaction() as tx:
+            return await tx.one("flow_asking", id=flow_id, lease=ASKING) is not None
+
+    async def asked(self, scope: CompanyScope, flow_id: UUID) -> None:
+        """The provider has answered: whoever comes next may ask."""
+        async with scope.transaction() as tx:
+            await tx.run("flow_asked", id=flow_id)
 
     async def claim(self, scope: CompanyScope, flow_id: UUID, state_hash: bytes | None) -> dict[str, Any] | None:
         """Use a flow up, whatever comes of it; None where it was used before, or never was. What it sealed is deleted."""

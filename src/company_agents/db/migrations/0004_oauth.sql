@@ -83,6 +83,8 @@ CREATE TABLE oauth_flows (
     created_at timestamptz NOT NULL DEFAULT now(),
     ends_at timestamptz NOT NULL,
     used_at timestamptz,
+    -- Somebody asks the provider until then whether a device's code was typed: one at a time.
+    asking_until timestamptz,
     FOREIGN KEY (company_id, integration_id) REFERENCES integrations (company_id, id) ON DELETE CASCADE
 );
 CREATE INDEX oauth_flows_by_end ON oauth_flows (ends_at);

@@ -46,7 +46,17 @@ UPDATE oauth_flows f SET secret_id = NULL FROM oauth_flows old
 WHERE f.id = old.id AND old.secret_id IS NOT NULL AND old.ends_at < now() RETURNING old.secret_id;
 
 -- name: flows_open
-SELECT count(*) AS count FROM oauth_flows WHERE used_at IS NULL AND ends_at > now();
+-- Those that are used up too, until they are swept.
+SELECT count(*) AS count FROM oauth_flows;
+
+-- name: flow_asking
+-- One at a time; whoever dies at it lets go by time.
+UPDATE oauth_flows SET asking_until = now() + make_interval(secs => %(lease)s)
+WHERE id = %(id)s AND used_at IS NULL AND (asking_until IS NULL OR asking_until < now())
+RETURNING id;
+
+-- name: flow_asked
+UPDATE oauth_flows SET asking_until = NULL WHERE id = %(id)s;
 
 -- name: consents_beside
 -- By version: an integration whose present credential is a token may have a consent that runs still hold.

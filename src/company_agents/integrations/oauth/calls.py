@@ -22,7 +22,7 @@ from company_agents.integrations.oauth.device import (
 )
 from company_agents.integrations.oauth.endpoint import Asked, Endpoint, Heard, failure, request_headers, unusable
 from company_agents.integrations.oauth.grants import Unusable, granted
-from company_agents.integrations.oauth.model import Client, Endpoints, Granted, Rejected
+from company_agents.integrations.oauth.model import Client, Ended, Endpoints, Granted, Rejected
 from company_agents.integrations.oauth.replies import Fields
 from company_agents.integrations.oauth.standard import rules
 from company_agents.integrations.provider import OAuth, Provider
@@ -188,7 +188,8 @@ class OAuthCalls:
         Ask whether the person consented. `interval` is what was waited last; Pending has what is to be waited next.
 
         Raises:
-            Rejected: they said no, or the code is too old.
+            Ended: they said no, or the code is too old, or was used.
+            Rejected: the request or the client is wrong; the code is as good as it was.
             NotNow: ask again, after twice the interval (RFC 8628, 3.5).
             Uncertain: likewise; the tokens may have been given, and then the next question says that the code is used.
         """
@@ -200,9 +201,9 @@ class OAuthCalls:
         if "authorization_pending" in heard.words:
             return Pending(interval)
         if "access_denied" in heard.words:
-            raise Rejected("the consent was denied", hint="nothing was connected; begin again when it is to be given")
+            raise Ended("the consent was denied", hint="nothing was connected; begin again when it is to be given")
         if {"expired_token", "invalid_grant"} & set(heard.words):
-            raise Rejected("the code is too old, or was used before", hint="begin again")
+            raise Ended("the code is too old, or was used before", hint="begin again")
         if not heard.good:
             raise failure(asked, client, heard)
         return _granted(provider, asked, heard)

@@ -90,6 +90,12 @@ class Rejected(Refused):
     code = "oauth_rejected"
 
 
+class Ended(Rejected):
+    """the person said no, or the code is no longer good"""
+
+    code = "consent_ended"
+
+
 class NotNow(Unavailable):
     """
     the provider is busy or broken; nothing was changed there
