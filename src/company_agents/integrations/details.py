@@ -31,6 +31,8 @@ class Details:
     versions: list[Version]
     history: list[Seen]
     uses: list[tuple[date, int]]
+    # More happened in that time than was looked at: the older days have more uses than it says.
+    uses_partial: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Looks:
     audit: AuditLog
     integrations: Integrations
     statuses: Statuses
+    most_events: int = MOST_EVENTS
 
     async def of(self, caller: Caller, integration_id: UUID) -> Details:
         """
@@ -50,7 +53,7 @@ class Looks:
         return Details(
             await self.integrations.versions.list(caller.scope, integration_id),
             await self.statuses.history(caller.scope, integration_id, 20),
-            await self._uses(caller, integration_id),
+            *await self._uses(caller, integration_id),
         )
 
     async def remind(self, caller: Caller, integration_id: UUID, days: int | None) -> Integration:
@@ -76,16 +79,17 @@ class Looks:
             await tx.run("rotate_every", id=integration_id, days=days)
         return await self.integrations.get(caller, integration_id)
 
-    async def _uses(self, caller: Caller, integration_id: UUID) -> list[tuple[date, int]]:
+    async def _uses(self, caller: Caller, integration_id: UUID) -> tuple[list[tuple[date, int]], bool]:
         async with caller.scope.transaction() as tx:
             rows = await tx.all(
                 "uses_per_day",
                 chain=caller.scope.company_id,
                 integration=str(integration_id),
-                most=MOST_EVENTS,
+                most=self.most_events,
                 days=DAYS,
             )
+            more = await tx.one("uses_beyond", chain=caller.scope.company_id, most=self.most_events, days=DAYS)
         found = {row["day"]: row["count"] for row in rows}
         today = datetime.now(UTC).date()
         days = [today - timedelta(days=ago) for ago in range(DAYS - 1, -1, -1)]
-        return [(day, found.get(day, 0)) for day in days]
+        return [(day, found.get(day, 0)) for day in days], more is not None
