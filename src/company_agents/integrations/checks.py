@@ -11,6 +11,7 @@ from uuid import UUID
 from company_agents.audit.chain import path_template
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import ProbeFailed, Refused, Unavailable
+from company_agents.integrations import vouching
 from company_agents.integrations.credential import Credential
 from company_agents.integrations.probe import Proof, Unproven, probe
 from company_agents.integrations.provider import Provider, Providers
@@ -88,6 +89,8 @@ class Checks:
             there = credential.destination.origin
             try:
                 proof = await probe(self.outgoing, provider, credential)
+                there = vouching.host(provider, credential) or there
+                await vouching.check(self.refresher.clients, self.refresher.calls, scope, provider, credential, actor)
             except Unproven:
                 use.ended("unproven", host=there)
                 raise

@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
-from company_agents.errors import CompanyAgentsError, NotFound, Refused, WrongUsage
+from company_agents.errors import CompanyAgentsError, NotFound, Refused, Unavailable, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
+from company_agents.integrations import vouching
 from company_agents.integrations.clients import Clients, with_oauth
 from company_agents.integrations.credential import Credential, check_token, destination_for
 from company_agents.integrations.integrations import Integration, Integrations
@@ -206,6 +207,8 @@ class Flows:
         before = await self._version(caller, wanted)
         account = granted.account or ""
         try:
+            with contextlib.suppress(Unavailable):
+                await vouching.ask(self.calls, ready.provider, ready.client, credential)
             if wanted.integration_id is not None:
                 return await self.integrations.supersede(caller, wanted.integration_id, credential, account=account)
             return await self.integrations.establish(
