@@ -5,10 +5,11 @@ companies of its own in it.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,27 @@ async def app(settings: Settings) -> AsyncIterator[App]:
     # As root the embedded database keeps its files in a system folder, which is not pytest's to remove.
     if (settings.home / "db").is_symlink():
         remove((settings.home / "db").resolve())
+
+
+def write_provider_files(home: Path, files: Mapping[str, str]) -> Path:
+    """Drop provider files into a home, and return their folder."""
+    folder = home / "providers"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text)
+        (folder / f"{name}.toml").chmod(0o600)
+    return folder
+
+
+@contextlib.contextmanager
+def provider_files(home: Path, files: Mapping[str, str]) -> Iterator[Path]:
+    """The same for a while: other tests of this process have others there."""
+    folder = write_provider_files(home, files)
+    yield folder
+    for name in files:
+        (folder / f"{name}.toml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def remove(folder: Path) -> None:

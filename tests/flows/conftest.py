@@ -18,8 +18,7 @@ from company_agents.integrations.clients import issuer_key
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.wanted import Wanted
 from company_agents.sensitive import Sensitive
-from company_agents.settings import Settings, read_settings
-from tests.conftest import Tenant
+from tests.conftest import Tenant, provider_files, write_provider_files
 from tests.oauth.server import AuthorizationServer
 
 SECRET = "secret-of-client-1-that-nobody-sees"
@@ -58,23 +57,22 @@ why = "change what there is"
 """
 
 
+SERVICES = {
+    name: SERVICE.format(name=name, title=name.title(), more=more)
+    for name, more in (("acme", ""), ("other", ""), ("strict", "one_consent = true\n"))
+}
+
+
 def write_services(home: Path) -> None:
     """Drop their files into a home."""
-    folder = home / "providers"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, title, more in (
-        ("acme", "Acme", ""),
-        ("other", "Other", ""),
-        ("strict", "Strict", "one_consent = true\n"),
-    ):
-        (folder / f"{name}.toml").write_text(SERVICE.format(name=name, title=title, more=more))
+    write_provider_files(home, SERVICES)
 
 
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home: Path = tmp_path_factory.mktemp("instance") / "home"
-    write_services(home)
-    return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None)
+@pytest.fixture(scope="module", autouse=True)
+def services(app: App) -> Iterator[None]:
+    """Their files, in the home."""
+    with provider_files(app.settings.home, SERVICES):
+        yield
 
 
 @pytest.fixture

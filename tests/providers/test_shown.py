@@ -12,6 +12,7 @@ import pytest
 from company_agents.app import App
 from company_agents.cli import doctor, provider
 from company_agents.cli.command import Session
+from tests.conftest import provider_files
 from tests.dashboard.people import LOCAL, owner, text_of
 from tests.providers.test_files import GOOD
 
@@ -20,15 +21,8 @@ BAD = GOOD.replace('why = "write things"', "why = <b>")
 
 @pytest.fixture
 def files(app: App) -> Iterator[Path]:
-    folder = app.settings.home / "providers"
-    folder.mkdir(mode=0o700)
-    for name, text in (("acme", GOOD), ("broken", BAD)):
-        (folder / f"{name}.toml").write_text(text)
-        (folder / f"{name}.toml").chmod(0o600)
-    yield folder
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    with provider_files(app.settings.home, {"acme": GOOD, "broken": BAD}) as folder:
+        yield folder
 
 
 async def test_the_gallery_has_the_good_one_and_says_what_is_wrong_with_the_other(

@@ -5,23 +5,21 @@ An instance that knows services of the tests, and an authorization server that s
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from company_agents.app import App
-from company_agents.settings import Settings, read_settings
-from tests.conftest import Tenant
+from tests.conftest import Tenant, provider_files
 from tests.oauth.server import AuthorizationServer
 from tests.promises.evidence import Past, connect_past
-from tests.refresh.world import World, write_services
+from tests.refresh.world import World, service_files
 
 
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home: Path = tmp_path_factory.mktemp("instance") / "home"
-    write_services(home)
-    return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None)
+@pytest.fixture(scope="module", autouse=True)
+def services(app: App) -> Iterator[None]:
+    """Their files, in the home."""
+    with provider_files(app.settings.home, service_files()):
+        yield
 
 
 @pytest.fixture

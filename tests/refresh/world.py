@@ -20,7 +20,7 @@ from company_agents.integrations.oauth.model import Consent
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.versions import secret_name
 from company_agents.sensitive import Sensitive
-from tests.conftest import Tenant
+from tests.conftest import Tenant, write_provider_files
 from tests.oauth.server import AuthorizationServer
 from tests.promises.evidence import Past, recorded, sql
 
@@ -60,13 +60,17 @@ SERVICES = {
 }
 
 
+def service_files() -> dict[str, str]:
+    """Their files, by their names."""
+    return {
+        name: SERVICE.format(name=name, title=name.title(), more=more, refresh=refresh)
+        for name, (more, refresh) in SERVICES.items()
+    }
+
+
 def write_services(home: Path) -> None:
-    """Drop their files into a home."""
-    folder = home / "providers"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, (more, refresh) in SERVICES.items():
-        text = SERVICE.format(name=name, title=name.title(), more=more, refresh=refresh)
-        (folder / f"{name}.toml").write_text(text)
+    """Drop them into a home."""
+    write_provider_files(home, service_files())
 
 
 @dataclass

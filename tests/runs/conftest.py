@@ -4,7 +4,7 @@ Two orchestrators on one database, and a provider that keeps which token each ca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from company_agents.runs.runs import Run
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
 from tests.api.conftest import serving
-from tests.conftest import Tenant
+from tests.conftest import Tenant, provider_files
 from tests.promises.evidence import Past, connect_past
 
 # A provider whose new consent kills the one before it.
@@ -53,15 +53,11 @@ async def superuser(app: App) -> AsyncIterator[Past]:
         yield connection
 
 
-@pytest.fixture(scope="session")
-def one_consent(settings: Settings) -> str:
+@pytest.fixture(scope="module")
+def one_consent(settings: Settings) -> Iterator[str]:
     """The name of a provider whose new consent kills the one before it."""
-    folder = settings.home / "providers"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    file = folder / "one-consent.toml"
-    file.write_text(ONE_CONSENT)
-    file.chmod(0o600)
-    return "one-consent"
+    with provider_files(settings.home, {"one-consent": ONE_CONSENT}):
+        yield "one-consent"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from company_agents.app import App
 from company_agents.errors import ProbeFailed
 from company_agents.settings import Settings
 from tests.api.conftest import serving
+from tests.conftest import provider_files
 from tests.promises.evidence import recorded
 from tests.runs.conftest import ONE_CONSENT, Desk, MakeDesk, Revoker, Service, consent, use
 
@@ -56,16 +57,15 @@ async def service() -> AsyncIterator[Keeper]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def strict(settings: Settings) -> str:
+@pytest.fixture(scope="module")
+def strict(settings: Settings) -> Iterator[str]:
     """The name of such a provider; `lenient` is one that keeps any number of consents."""
-    folder = settings.home / "providers"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    for name, rule in (("strict", "true"), ("lenient", "false")):
-        text = ONE_CONSENT.replace("one-consent", name).replace("one_consent = true", f"one_consent = {rule}") + PROBE
-        (folder / f"{name}.toml").write_text(text)
-        (folder / f"{name}.toml").chmod(0o600)
-    return "strict"
+    files = {
+        name: ONE_CONSENT.replace("one-consent", name).replace("one_consent = true", f"one_consent = {rule}") + PROBE
+        for name, rule in (("strict", "true"), ("lenient", "false"))
+    }
+    with provider_files(settings.home, files):
+        yield "strict"
 
 
 @pytest.fixture
