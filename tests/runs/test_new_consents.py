@@ -58,19 +58,19 @@ async def service() -> AsyncIterator[Keeper]:
 
 
 @pytest.fixture(scope="module")
-def strict(settings: Settings) -> Iterator[str]:
-    """The name of such a provider; `lenient` is one that keeps any number of consents."""
+def keeps_one(settings: Settings) -> Iterator[str]:
+    """The name of such a provider; `keeps-many` is one that keeps any number of consents."""
     files = {
         name: ONE_CONSENT.replace("one-consent", name).replace("one_consent = true", f"one_consent = {rule}") + PROBE
-        for name, rule in (("strict", "true"), ("lenient", "false"))
+        for name, rule in (("keeps-one", "true"), ("keeps-many", "false"))
     }
     with provider_files(settings.home, files):
-        yield "strict"
+        yield "keeps-one"
 
 
 @pytest.fixture
-async def here(app: App, consented: MakeDesk, strict: str, revoker: Revoker) -> Desk:
-    return await consented(strict)
+async def here(app: App, consented: MakeDesk, keeps_one: str, revoker: Revoker) -> Desk:
+    return await consented(keeps_one)
 
 
 async def new_consent(desk: Desk, token: str, *, newest: bool = True) -> int:
@@ -100,7 +100,7 @@ async def test_a_new_consent_that_could_not_be_tried_is_kept_and_said(here: Desk
 async def test_elsewhere_one_that_could_not_be_tried_is_not_kept(
     here: Desk, consented: MakeDesk, service: Keeper
 ) -> None:
-    here = await consented("lenient")
+    here = await consented("keeps-many")
     service.status = 503
     with pytest.raises(ProbeFailed):
         await new_consent(here, "second-token")
