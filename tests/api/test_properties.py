@@ -42,7 +42,7 @@ pytestmark = [
 ]
 
 ROUTES = routes()
-FITTING, OTHER, REACHING = 5, 5, 200
+FITTING, OTHER, REACHING = 4, 3, 200
 # The same calls every time, as many as asked for, and nothing left behind on the disk.
 FIXED = settings(
     derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)

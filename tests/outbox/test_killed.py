@@ -179,7 +179,7 @@ from company_agents.app import open_app
 from company_agents.settings import read_settings
 async def run():
     async with open_app(read_settings()) as app:
-        await asyncio.gather(*(app.audit.append(uuid.UUID("{company}"), "test.one", n=n) for n in range(20_000)))
+        await asyncio.gather(*(app.audit.append(uuid.UUID("{company}"), "test.one", n=n) for n in range(10_000)))
 asyncio.run(run())
 """
     quiet = {**machine.environment, "COMPANY_AGENTS_AUDIT_SINKS": ""}
@@ -189,7 +189,7 @@ asyncio.run(run())
         return file.stat().st_size if file.exists() else 0
 
     sizes = []
-    for n in range(6):
+    for n in range(4):
         with machine.up() as up:
             more = size() + 1
             until(partial(lambda more: size() > more, more))
