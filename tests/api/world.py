@@ -126,6 +126,7 @@ SAMPLES: dict[str, Sample] = {
     "disallowAgent": Sample(P.INTEGRATION_ALLOW, whom),
     "allowAllAgents": Sample(P.INTEGRATION_ALLOW, lambda world: {"on": True}),
     "rotateIntegration": Sample(P.INTEGRATION_ROTATE, lambda world: {"token": GOOD + "-2"}),
+    "remindIntegration": Sample(P.INTEGRATION_ROTATE, lambda world: {"days": 90}),
     "checkIntegration": Sample(P.INTEGRATION_CHECK),
     "deleteIntegration": Sample(P.INTEGRATION_DELETE),
     "cutRuns": Sample(P.RUN_CUT, lambda world: {}),

@@ -290,6 +290,21 @@ async def test_the_page_of_an_integration_shows_who_holds_what_and_ends_it(
     assert all(token.revoked for token in server.state.by_access.values())
 
 
+async def test_who_deletes_an_integration_chooses_whether_its_consent_is_revoked(
+    here: Served, visitor: Visitor, server: AuthorizationServer, company: Caller
+) -> None:
+    page = visitor.page
+    for keep in (True, False):
+        await page.goto(f"{await _connected(visitor, server, company)}/delete")
+        await page.get_by_label("Type acme to confirm").fill("acme")
+        if keep:
+            await page.get_by_label("Leave the consent as it is").check()
+        await _press(page, "Delete it")
+        await _h1(page, "Integrations")
+        assert (await here.app.integrations.list(company)).items == []
+        assert bool(server.calls_to("/revoke")) is not keep
+
+
 async def test_a_consent_that_is_denied_connects_nothing(
     here: Served, visitor: Visitor, server: AuthorizationServer, company: Caller
 ) -> None:

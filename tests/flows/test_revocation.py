@@ -83,9 +83,8 @@ async def test_a_consent_that_cannot_be_kept_is_revoked_and_recorded(here: Here)
     kept = await here.finish(first)
     with pytest.raises(Conflict):
         await here.finish(second)
-    good = [token.access for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
     present = await here.app.integrations.present(here.tenant.local, kept.id)
-    assert good == [present.token.reveal_text()], "the consent that nobody has lives on"
+    assert _good(here) == [present.token.reveal_text()], "the consent that nobody has lives on"
     [event] = await here.events("consent.not_kept")
     assert (event["provider"], event["reason"]) == ("acme", "duplicate")
     assert len(await here.events("consent.revoked")) == 1
@@ -96,7 +95,7 @@ async def test_a_consent_that_its_service_does_not_take_is_revoked(here: Here) -
     here.server.misbehave("status", on="/api/me", status=401, body='{"error": "invalid_token"}')
     with pytest.raises(ProbeFailed):
         await here.finish(params)
-    assert not [token for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
+    assert _good(here) == []
 
 
 async def test_a_consent_for_an_integration_that_is_gone_meanwhile_is_revoked(here: Here) -> None:
@@ -181,6 +180,52 @@ async def test_a_client_that_is_another_by_now_is_not_told_of_the_old_ones_token
     with pytest.raises(Refused, match="cannot be revoked from here"):
         await here.app.revocation.end(here.tenant.local, integration.id)
     assert here.server.calls_to("/revoke") == []
+
+
+async def test_what_is_deleted_is_revoked_first_with_the_versions_that_runs_hold(here: Here) -> None:
+    integration = await here.connected(here.wanted(allow_all=True))
+    await here.app.runs.open(here.tenant.agent)
+    await here.connected(here.wanted(integration_id=integration.id))
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    assert _good(here) == []
+    assert (await here.left())["integrations"] == []
+    assert [event["version"] for event in await here.events("consent.revoked")] == [2, 1]
+
+
+async def test_a_consent_that_is_to_be_kept_is_left_at_its_provider(here: Here) -> None:
+    integration = await here.connected()
+    await here.app.revocation.delete(here.tenant.local, integration.id, keep_consent=True)
+    assert len(_good(here)) == 1
+    assert here.server.calls_to("/revoke") == []
+    assert await here.left() == {"secrets": [], "integrations": []}
+
+
+async def test_a_provider_that_is_away_keeps_nobody_from_deleting(here: Here) -> None:
+    integration = await here.connected()
+    here.server.misbehave("status", on="/revoke", status=503, times=9)
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    assert await here.left() == {"secrets": [], "integrations": []}
+    assert len(await here.events("credential.not_revoked")) == 1
+
+
+async def test_where_one_revocation_ends_all_others_outlive_what_is_deleted(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = here.app.providers.get("acme")
+    assert acme.oauth is not None
+    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
+    first, second = await here.connected(), await here.connected()
+    monkeypatch.setattr(type(here.app.providers), "get", lambda _, name: ending)
+    await here.app.revocation.delete(here.tenant.local, first.id)
+    assert here.server.calls_to("/revoke") == []
+    # Of the last one there are no others.
+    await here.app.revocation.delete(here.tenant.local, second.id)
+    assert here.server.calls_to("/revoke") != []
+
+
+def _good(here: Here) -> list[str]:
+    """The access tokens that are good at the provider."""
+    return [token.access for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
 
 
 async def test_a_provider_that_is_away_keeps_no_rotation_from_ending(here: Here) -> None:

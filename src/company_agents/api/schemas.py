@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from company_agents.api.fields import Id, Name, Secret, Status
 from company_agents.identity.directory import MOST_NAME
+from company_agents.integrations.details import MOST_PERIOD
 from company_agents.work.memory import MOST_CONTENT, MOST_TAGS
 from company_agents.work.tasks import MOST_TEXT, MOST_TITLE
 
@@ -173,6 +174,12 @@ class NewToken(In):
     """A new token for the same destination."""
 
     token: Secret
+
+
+class Reminder(In):
+    """After how many days a rotation is asked for; null: never."""
+
+    days: StrictInt | None = Field(ge=1, le=MOST_PERIOD)
 
 
 class Whom(In):

@@ -13,9 +13,15 @@ import typer
 from company_agents.cli import consents
 from company_agents.cli.command import Session, command, noun, read_secret
 from company_agents.cli.consents import Flow, Installation, Issuer, OAuthSwitch, Scopes
-from company_agents.cli.options import After, AgentId, CompanyId, Limit, SomeId, TokenStdin, an_id
+from company_agents.cli.options import After, AgentId, CompanyId, Limit, SomeId, TokenStdin, a_number, an_id
 from company_agents.cli.terminal import Result
 from company_agents.errors import WrongUsage
+
+
+def _days(given: str | int) -> int:
+    # 0 stands for never: None would be an option that is missing.
+    return 0 if given == "never" else a_number(1, 3650)(str(given))
+
 
 group = noun("integration", "A company's connections to providers.")
 
@@ -138,8 +144,27 @@ async def rotate(session: Session, id: SomeId, token_stdin: TokenStdin = False, 
     return Result(await session.app.integrations.rotate(caller, id, token))
 
 
+@command(group, "remind")
+async def remind(
+    session: Session,
+    id: SomeId,
+    days: Annotated[
+        int, typer.Option("--days", parser=_days, metavar="N|never", help="days after the last rotation, or never")
+    ],
+) -> Result:
+    """Ask for a rotation so many days after the last one."""
+    return Result(await session.app.looks.remind(await session.company_of_integration(id), id, days or None))
+
+
 @command(group, "delete")
-async def delete(session: Session, id: SomeId) -> Result:
-    """Delete an integration and its credential."""
-    await session.app.integrations.delete(await session.company_of_integration(id), id)
+async def delete(
+    session: Session,
+    id: SomeId,
+    keep_consent: Annotated[
+        bool, typer.Option("--keep-consent", help="leave a consent as it is at the provider")
+    ] = False,
+) -> Result:
+    """Delete an integration and its credential. A consent is revoked at the provider first, where it has a way."""
+    caller = await session.company_of_integration(id)
+    await session.app.revocation.delete(caller, id, keep_consent=keep_consent)
     return Result({"id": id, "deleted": True})

@@ -4,13 +4,14 @@ Ending a consent at its provider: when its version has retired, and when a perso
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
-from company_agents.errors import NotFound, Refused
+from company_agents.errors import CompanyAgentsError, NotFound, Refused
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.clients import Clients
@@ -78,6 +79,46 @@ class Revocation:
             )
         await self.audit.append(caller.scope.company_id, "consent.revoked", **facts)
         return await self.integrations.check(caller, integration_id)
+
+    async def delete(self, caller: Caller, integration_id: UUID, *, keep_consent: bool = False) -> None:
+        """
+        Delete an integration. What was consented to is revoked at its provider first, as far as that can be done, since
+        nobody has its tokens afterwards; `keep_consent` leaves it as it is there.
+
+        Raises:
+            NotFound: no such integration.
+        """
+        caller.require(Permission.INTEGRATION_DELETE)
+        integration = await self.integrations.get(caller, integration_id)
+        if not keep_consent:
+            async with caller.scope.transaction() as tx:
+                rows = await tx.all("consents_held", id=integration_id)
+                others = await tx.one("consents_elsewhere", id=integration_id, provider=integration.provider)
+            beside = others is not None and bool(others["count"]) and self._ends_all(integration.provider)
+            for row in rows:
+                await self._end_with_it(caller, integration, row, beside)
+        await self.integrations.delete(caller, integration_id)
+
+    async def _end_with_it(self, caller: Caller, integration: Integration, row: dict[str, Any], beside: bool) -> None:
+        """Revoke one version of what is about to be deleted, and record how that went. `beside`: it would end others."""
+        facts: dict[str, Any] = {
+            "actor": caller.label,
+            "integration": integration.id,
+            "version": row["version"],
+            "provider": integration.provider,
+        }
+        consent, done = None, False
+        # Whatever goes wrong: a provider that is away keeps nobody from deleting.
+        with contextlib.suppress(CompanyAgentsError):
+            async with self.clients.store.use(caller.scope, row["secret_id"], purpose="revoke", **facts) as use:
+                credential = Credential.opened(use.secret)
+                use.ended("opened")
+            consent = credential.consent
+            if consent is not None and not beside:
+                done = await self._revoke(caller.scope, integration.provider, credential, consent)
+        if consent is not None:
+            action = "consent.revoked" if done else "credential.not_revoked"
+            await self.audit.append(caller.scope.company_id, action, **facts)
 
     def _ends_all(self, provider: str) -> bool:
         try:

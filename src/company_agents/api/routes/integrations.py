@@ -23,6 +23,7 @@ from company_agents.api.schemas import (
     NewIntegration,
     NewToken,
     PageOf,
+    Reminder,
     Switch,
     VersionOut,
     Whom,
@@ -141,6 +142,16 @@ async def cut_runs(parts: Parts, caller: InCompany, integration_id: Id, body: Cu
 
 
 @router.post(
+    "/{integration_id}/remind",
+    response_model=IntegrationOut,
+    operation_id="remindIntegration",
+    summary="Ask for a rotation so many days after the last one, or never",
+)
+async def remind_integration(parts: Parts, caller: InCompany, integration_id: Id, body: Reminder) -> Integration:
+    return await parts.looks.remind(caller, integration_id, body.days)
+
+
+@router.post(
     "/{integration_id}/check",
     response_model=IntegrationOut,
     operation_id="checkIntegration",
@@ -154,10 +165,10 @@ async def check_integration(parts: Parts, caller: InCompany, integration_id: Id)
     "/{integration_id}",
     status_code=204,
     operation_id="deleteIntegration",
-    summary="Delete it with its credential",
+    summary="Delete it with its credential; a consent is revoked at the provider first, unless it is to be kept there",
 )
-async def delete_integration(parts: Parts, caller: InCompany, integration_id: Id) -> None:
-    await parts.integrations.delete(caller, integration_id)
+async def delete_integration(parts: Parts, caller: InCompany, integration_id: Id, keep_consent: bool = False) -> None:
+    await parts.revocation.delete(caller, integration_id, keep_consent=keep_consent)
 
 
 @sending.post(

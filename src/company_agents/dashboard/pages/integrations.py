@@ -213,7 +213,7 @@ async def act_delete(visit: Visit) -> Response:
         with form.at("name"):
             if form.text("name") != integration.name:
                 raise WrongUsage("this is not its name", hint=f"type {integration.name}, as it is written here")
-        await visit.app.integrations.delete(visit.caller, integration.id)
+        await visit.app.revocation.delete(visit.caller, integration.id, keep_consent=form.has("keep_consent"))
     except CompanyAgentsError as error:
         return visit.again("delete.html", form, error, **_about(visit, integration))
     return go(f"{visit.home}/integrations", done="deleted")

@@ -1,0 +1,8 @@
+-- name: consents_held
+-- The versions of an integration that still have something sealed, the current one first.
+SELECT version, secret_id FROM credential_versions
+WHERE integration_id = %(id)s AND secret_id IS NOT NULL ORDER BY version DESC;
+
+-- name: consents_elsewhere
+SELECT count(*) AS count FROM credential_versions v JOIN integrations i ON i.id = v.integration_id
+WHERE i.provider = %(provider)s AND i.kind = 'consent' AND v.state IN ('current', 'draining') AND i.id <> %(id)s;
