@@ -48,6 +48,10 @@ class TokenServer:
             }
         )
 
+    async def me(self, request: web.Request) -> web.Response:
+        """What stands behind a token; any is good enough here."""
+        return web.json_response({"ok": request.headers["Authorization"].startswith("Bearer ")})
+
 
 async def serve() -> None:
     """Serve until standard input ends."""
@@ -55,6 +59,7 @@ async def serve() -> None:
     application = web.Application()
     application.router.add_get("/.well-known/oauth-authorization-server", server.metadata)
     application.router.add_get("/begin", server.begin)
+    application.router.add_get("/me", server.me)
     application.router.add_post("/token", server.token)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
