@@ -155,6 +155,7 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     "agent": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "state": ("", "RUNNING", "running%00", "running%20", "%00", quote(CODE[1]), "a" * 5000),
     "query": ("%00", "a%00b", "a" * 1001),
+    "keep_consent": ("%00", "perhaps", "2", "", "a" * 300, "%ff"),
     "issuer": ("%00", "https://a%00b.example", "nowhere", "a" * 2001, "%ff", quote(CODE[0]), quote(CODE[1])),
 }
 
@@ -280,6 +281,8 @@ _ANYTHING = {"body", "query", "headers"}
 # Fields that are compared or read by a person, and so hold nothing that does not show.
 _SEEN = {"name", "agent", "provider", "base_url", "status", "token"}
 _OPTIONAL = {"allow_private_network", "base_url", "method", "status", "name"}
+# Where null is a value.
+_NULL = {"days"}
 
 
 def _fields(body: dict[str, Any], call: Attempt) -> Iterator[Attempt]:
@@ -287,7 +290,7 @@ def _fields(body: dict[str, Any], call: Attempt) -> Iterator[Attempt]:
         if name in _ANYTHING:
             continue
         wrong = (*_VALUES, None, "", " \u2003\n", "a" * 150_000, 0, FLIP if name in _SEEN else [])
-        for other in (entry for entry in wrong if entry != value):
+        for other in (entry for entry in wrong if entry != value and not (entry is None and name in _NULL)):
             text = json.dumps({**body, name: other}).replace("Infinity", "1e400")
             yield replace(call, how=f"{name} is {other!r}"[:80], body=text.encode())
         missing = json.dumps({other: kept for other, kept in body.items() if other != name})
