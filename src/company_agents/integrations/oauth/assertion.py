@@ -10,12 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from joserfc import jwk, jwt
+
+if TYPE_CHECKING:
+    from joserfc import jwk
 
 from company_agents.errors import WrongUsage
 from company_agents.integrations.oauth.model import Client
@@ -87,6 +89,9 @@ def server_time(date: str | None) -> float | None:
 
 
 def _signed(client: Client, claims: Mapping[str, Any]) -> Sensitive:
+    # Here, since few processes sign, and every start would take a tenth of a second longer.
+    from joserfc import jwt
+
     if client.secret is None:
         raise WrongUsage("this client has no private key", hint="configure it again, with the key as PEM")
     key, algorithm = _key(client.secret)
@@ -95,6 +100,8 @@ def _signed(client: Client, claims: Mapping[str, Any]) -> Sensitive:
 
 
 def _key(secret: Sensitive) -> tuple[jwk.RSAKey | jwk.ECKey, str]:
+    from joserfc import jwk
+
     wrong = WrongUsage(
         "this is no private key that can sign", hint="an RSA key of 2048 bits or more, or an EC key on P-256, as PEM"
     )
