@@ -223,6 +223,23 @@ async def test_where_one_revocation_ends_all_others_outlive_what_is_deleted(
     assert here.server.calls_to("/revoke") != []
 
 
+async def test_a_consent_that_a_run_holds_behind_a_pasted_token_outlives_what_is_deleted(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = here.app.providers.get("acme")
+    assert acme.oauth is not None
+    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
+    first = await here.connected(here.wanted(allow_all=True))
+    await here.app.runs.open(here.tenant.agent)
+    second = await here.connected()
+    pasted = (await here.app.integrations.present(here.tenant.local, second.id)).token
+    assert (await here.app.integrations.rotate(here.tenant.local, first.id, pasted)).kind == "token"
+    monkeypatch.setattr(type(here.app.providers), "get", lambda _, name: ending)
+    await here.app.revocation.delete(here.tenant.local, second.id)
+    assert here.server.calls_to("/revoke") == []
+    assert len(await here.events("credential.not_revoked")) == 1
+
+
 def _good(here: Here) -> list[str]:
     """The access tokens that are good at the provider."""
     return [token.access for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
