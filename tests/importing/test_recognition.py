@@ -88,6 +88,29 @@ def test_a_token_of_one_service_is_not_sent_to_another(importer: Importer) -> No
     assert (item.result, item.problem) == (Outcome.FAILED, "it does not look like a token of Acme")
 
 
+@pytest.mark.parametrize("pattern", [None, "'[a-z0-9_]{12,40}'"])
+@pytest.mark.parametrize("only", [[], ["BEEP_TOKEN"]])
+def test_a_token_that_says_itself_whose_it_is_is_not_sent_to_one_whose_could_be_anything(
+    app: App, pattern: str | None, only: list[str]
+) -> None:
+    lines = [line for line in ACME.splitlines() if not line.startswith("token_pattern")]
+    changed = {"name": '"beep"', "title": '"Beep"', "variables": '["BEEP_TOKEN"]'}
+    beep = provider("\n".join(lines), **changed, **({"token_pattern": pattern} if pattern else {}))
+    both = importer_of(app, [beep, provider(ACME)])
+    item = problem(both, f"BEEP_TOKEN={TOKEN}", only=only)
+    assert (item.result, item.problem) == (Outcome.FAILED, "it looks like a token of Acme")
+    [candidate], _ = found(both, "BEEP_TOKEN=beep_beep_beep_beep", only=only)
+    assert (candidate.provider.name, candidate.sure) == ("beep", True)
+
+
+def test_the_files_that_are_shipped_send_no_token_that_says_whose_it_is_to_another(app: App) -> None:
+    importer = importer_of(app, app.providers.list())
+    for text in (f"DISCORD_TOKEN=xoxb-{HEX}", f"VERCEL_TOKEN=sk-ant-{HEX}"):
+        candidates, [item] = found(importer, text)
+        assert (candidates, item.result) == ([], Outcome.FAILED)
+        assert item.problem.startswith("it looks like a token of ")
+
+
 def test_a_token_that_may_be_of_two_is_sent_to_neither(app: App) -> None:
     both = importer_of(app, [provider(ACME), provider(ACME, name='"acme-eu"', title='"Acme EU"')])
     for name in ("ACME_TOKEN", "WHATEVER"):

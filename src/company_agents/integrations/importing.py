@@ -234,7 +234,8 @@ def _sorted_out(
     fitting = [provider for provider in named if len(text) <= MOST_TOKEN and provider.looks_right(text)]
     if len(telling := [provider for provider in fitting if _tells(provider, text)]) == 1:
         fitting = telling
-    whose = fitting or named or [provider for provider in providers if _tells(provider, text)]
+    others = [] if telling else [provider for provider in providers if _tells(provider, text)]
+    whose = fitting or named or others
     if not whose:
         if asked_for or (text and _SUSPICIOUS.fullmatch(name)):
             problem = "no provider here has a variable of this name, or tokens that begin like this"
@@ -255,6 +256,9 @@ def _sorted_out(
         problem = f"it may be a token of {' or '.join(provider.title for provider in whose)}"
     elif named and not fitting:
         problem = f"it does not look like a token of {whose[0].title}"
+    elif named and others:
+        # The variable's name says one, the token itself another: it is sent to neither.
+        problem = f"it looks like a token of {' or '.join(provider.title for provider in others)}"
     elif whose[0].base_url is None and whose[0].name not in addresses.base_urls:
         problem = f"{whose[0].title} has no address of its own"
         hint = f"give --base-url {whose[0].name}={whose[0].address_hint or 'https://host'}"
