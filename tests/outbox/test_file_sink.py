@@ -218,6 +218,44 @@ async def test_a_sink_that_cannot_be_written_stops_the_use_says_so_and_lets_it_g
             assert state.problem == ""
 
 
+async def test_where_it_cannot_be_said_how_the_sink_is_uses_go_on_and_it_is_said_later(
+    beside: Beside, app: App, mine: Tenant, superuser: Past, tmp_path: Path
+) -> None:
+    sink = f"required file://{tmp_path}/audit.jsonl"
+    [address] = read_sinks(sink)
+    nobody = f"ALTER TABLE audit_sinks ADD CONSTRAINT nobody CHECK (sink <> '{address.id}') NOT VALID"
+    await sql(superuser, nobody)
+    try:
+        async with beside(sink) as other:
+            for _ in range(3):
+                await other.outbox.sinks.out(mine.company.id, await end_of(other, mine.company.id))
+            await sql(superuser, "ALTER TABLE audit_sinks DROP CONSTRAINT nobody")
+            await other.outbox.sinks.out(mine.company.id, await end_of(other, mine.company.id))
+            async with asyncio.timeout(20):
+                while (await other.outbox.sinks.states(mine.local.principal))[0].written_at is None:
+                    await asyncio.sleep(0.05)
+    finally:
+        await sql(superuser, "ALTER TABLE audit_sinks DROP CONSTRAINT IF EXISTS nobody")
+
+
+async def test_nothing_ends_the_sending_but_a_stop(
+    beside: Beside, mine: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with beside(f"required file://{tmp_path}/audit.jsonl") as other:
+        [shipper] = other.outbox.sinks._shippers
+        failed = asyncio.Event()
+
+        async def fails(*, last: bool = False) -> float:
+            failed.set()
+            raise RuntimeError("nobody thought of it")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shipper, "_look", fails)
+            shipper.grown([mine.company.id])
+            await asyncio.wait_for(failed.wait(), 20)
+        await other.outbox.sinks.out(mine.company.id, 1)
+
+
 async def test_a_sink_that_is_not_required_stops_nothing(
     beside: Beside, app: App, mine: Tenant, tmp_path: Path
 ) -> None:
@@ -278,3 +316,19 @@ async def test_a_chain_that_was_rolled_back_leaves_anew_behind_a_line_that_says_
         await until(lambda: seqs(lines_of(file), chain)[-cut:] == list(range(1, cut + 1)))
     compared = await app.events.compare(file)
     assert any(fault.chain == chain for fault in compared.faults)
+
+
+async def test_an_event_with_a_number_that_was_out_before_the_database_went_back_is_waited_for(
+    beside: Beside, app: App, mine: Tenant, superuser: Past, tmp_path: Path
+) -> None:
+    file, chain = tmp_path / "audit.jsonl", mine.company.id
+    async with beside(f"required file://{file}") as other:
+        end = await end_of(app, chain)
+        await other.outbox.sinks.out(chain, end)
+        await sql(superuser, "DELETE FROM audit_events WHERE chain = %(c)s AND seq = %(s)s", c=chain, s=end)
+        back = "UPDATE audit_heads h SET seq = e.seq, mac = e.mac FROM audit_events e WHERE h.chain = %(c)s AND e.chain = h.chain AND e.seq = %(s)s"
+        await sql(superuser, back, c=chain, s=end - 1)
+        app.audit._heads.clear()
+        await app.audit.append(chain, "test.after")
+        await other.outbox.sinks.out(chain, end)
+        assert actions(lines_of(file), chain)[-1] == "test.after"

@@ -222,6 +222,28 @@ async def test_a_receiver_gets_the_lines_as_they_would_stand_in_a_file_signed_wi
         await sql(superuser, "DELETE FROM audit_sink_cursors")
 
 
+async def test_the_token_in_the_address_of_a_receiver_is_said_nowhere(
+    beside: Beside, mine: Tenant, superuser: Past, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(reply(b"", "500 Oops")) as server:
+        async with beside(f"required {server.url}/in/path-token?token=query-token") as other:
+            [shipper] = other.outbox.sinks._shippers
+            assert shipper.address.shown == server.url
+            for problem in (RuntimeError("x"), SinkDown("x")):
+                await shipper._failed(problem)
+                with pytest.raises(SinkDown) as refused:
+                    await other.outbox.sinks.out(mine.company.id, 1)
+                assert "-token" not in f"{refused.value!r} {refused.value.sentence} {refused.value.hint}"
+            [state] = await other.outbox.sinks.states(mine.local.principal)
+            assert (state.address, "-token" in state.problem) == (server.url, False)
+            assert "-token" not in repr(shipper.address)
+        assert "-token" not in caplog.text
+        rows = await sql(superuser, "SELECT address, problem FROM audit_sinks")
+        assert server.url in {row["address"] for row in rows}
+        assert "-token" not in str(rows)
+        await sql(superuser, "DELETE FROM audit_sink_cursors")
+
+
 def test_the_offer_for_a_syslog_server_is_none_of_http() -> None:
     from company_agents.outbox.syslog import _tls
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from company_agents.errors import CompanyAgentsError, MayNotStart
-from company_agents.outbox.target import check_url
+from company_agents.outbox.target import check_url, host_of
 
 FILE, UDP, TCP, TLS, UNIX, WEBHOOK = "file", "udp", "tcp", "tls", "unix", "webhook"
 _KINDS = {
@@ -35,7 +35,7 @@ class SinkAddress:
     """Where the chains go out to."""
 
     kind: str
-    address: str
+    address: str = field(repr=False)
     required: bool = False
     path: Path = Path()
     host: str = ""
@@ -46,6 +46,11 @@ class SinkAddress:
         """What its rows are found by: made from the address; a file is one on this machine."""
         place = f"{socket.gethostname()} {self.address}" if self.kind == FILE else self.address
         return hashlib.sha256(place.encode()).hexdigest()[:32]
+
+    @property
+    def shown(self) -> str:
+        """What may be said of it: the path and the query of a receiver may hold a token."""
+        return host_of(self.address) if self.kind == WEBHOOK else self.address
 
 
 def read_sinks(setting: str) -> tuple[SinkAddress, ...]:

@@ -69,7 +69,8 @@ class FileSink:
                 await asyncio.to_thread(self._append, fd, parts)
         finally:
             os.close(fd)
-        reached = {chain: self._left[chain].seq for chain in chains if chain in self._left}
+        # Of those that had no turn nobody has looked whether the chain still goes on from what left of it.
+        reached = {chain: self._left[chain].seq for chain in chains if chain in self._left and chain not in later}
         return reached, {part.chain for part in parts if part.more} | set(later)
 
     async def close(self) -> None:

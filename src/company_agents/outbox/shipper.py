@@ -59,7 +59,6 @@ class Shipper:
     sink: Sink
     _wanted: set[UUID] = field(default_factory=set)
     _waiting: list[_Waiting] = field(default_factory=list)
-    _reached: dict[UUID, int] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
     _closing: bool = False
@@ -96,8 +95,7 @@ class Shipper:
         Raises:
             SinkDown: it cannot be written.
         """
-        if self._reached.get(chain, 0) >= seq:
-            return
+        # Also where that number was out before: a database that went back, to a replica that was behind, gives it again.
         if self._problem is not None and time.monotonic() < self._not_before:
             raise _refused(self._problem)
         out = asyncio.get_running_loop().create_future()
@@ -107,7 +105,7 @@ class Shipper:
             async with asyncio.timeout(PATIENCE):
                 await out
         except TimeoutError:
-            raise _refused(SinkDown(f"the audit sink {self.address.address} does not keep up")) from None
+            raise _refused(SinkDown(f"the audit sink {self.address.shown} does not keep up")) from None
 
     async def _run(self) -> None:
         pause = 0.0
@@ -116,8 +114,16 @@ class Shipper:
                 async with asyncio.timeout(pause or EVERY):
                     await self._wake.wait()
             self._wake.clear()
-            pause = await self._look()
-        await self._look(last=True)
+            pause = await self._guarded()
+        await self._guarded(last=True)
+
+    async def _guarded(self, *, last: bool = False) -> float:
+        try:
+            return await self._look(last=last)
+        except Exception as error:
+            # Nothing ends this but `close`: where it ended, a sink that is required would refuse every use for ever.
+            log.warning("the audit sink %s could not be looked after: %s", self.address.shown, type(error).__name__)
+            return PAUSE
 
     async def _look(self, *, last: bool = False) -> float:
         """Once. Returns after how long to look again, where that is sooner than usual."""
@@ -129,6 +135,8 @@ class Shipper:
         if now < self._not_before and not last:
             return self._not_before - now
         chains, self._wanted = self._wanted, set()
+        # Of who asks from here on, the event may be newer than what is read now.
+        asked = list(self._waiting)
         try:
             if now - self._looked_at >= EVERY or last:
                 chains |= await self.sink.behind(await self.source.db.call("audit_ends", (self.address.id,)))
@@ -138,18 +146,17 @@ class Shipper:
             self._wanted |= chains
             await self._failed(error)
             return self._not_before - time.monotonic()
-        self._reached.update(reached)
         self._wanted |= more
         self._problem, self._failures = None, 0
-        self._tell()
+        self._tell(asked, reached)
         if chains:
             await self._say("")
         return AGAIN if more else 0.0
 
-    def _tell(self) -> None:
-        """Those whose events are out."""
-        for waiting in self._waiting:
-            if not waiting.out.done() and self._reached.get(waiting.chain, 0) >= waiting.seq:
+    def _tell(self, asked: Iterable[_Waiting], reached: dict[UUID, int]) -> None:
+        """Those who had asked before, and whose events are out."""
+        for waiting in asked:
+            if not waiting.out.done() and reached.get(waiting.chain, 0) >= waiting.seq:
                 waiting.out.set_result(None)
         self._waiting = [waiting for waiting in self._waiting if not waiting.out.done()]
 
@@ -160,7 +167,7 @@ class Shipper:
         problem = (
             error
             if isinstance(error, SinkDown)
-            else SinkDown(f"the audit sink {self.address.address} cannot be written: {said}", hint=hint)
+            else SinkDown(f"the audit sink {self.address.shown} cannot be written: {said}", hint=hint)
         )
         if self._problem is None:
             log.warning("%s", problem.sentence)
@@ -171,17 +178,17 @@ class Shipper:
             if not waiting.out.done():
                 waiting.out.set_exception(_refused(problem))
         self._waiting = []
-        with contextlib.suppress(CompanyAgentsError):
-            await self._say(problem.sentence)
+        await self._say(problem.sentence)
 
     async def _say(self, problem: str) -> None:
-        """How the sink is, for those who look from elsewhere."""
+        """How the sink is, for those who look from elsewhere. Where that cannot be written, it is said the next time."""
         said, at = self._said
         if said == problem and time.monotonic() - at < SAID_EVERY:
             return
-        self._said = (problem, time.monotonic())
-        async with self.source.db.transaction(None) as tx:
-            await tx.run("audit_sink_said", sink=self.address.id, address=self.address.address, problem=problem[:500])
+        with contextlib.suppress(Exception):
+            async with self.source.db.transaction(None) as tx:
+                await tx.run("audit_sink_said", sink=self.address.id, address=self.address.shown, problem=problem[:500])
+            self._said = (problem, time.monotonic())
 
 
 def _refused(problem: SinkDown) -> SinkDown:

@@ -93,7 +93,7 @@ class Sinks:
             rows = {row["sink"]: row for row in await tx.all("audit_sinks_all")}
         return [
             SinkState(
-                address.address,
+                address.shown,
                 address.required,
                 rows[address.id]["written_at"] if address.id in rows else None,
                 rows[address.id]["problem"] if address.id in rows else "nothing was written to it yet",
