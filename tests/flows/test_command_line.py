@@ -101,3 +101,11 @@ def test_the_client_itself_is_connected_at_once(station: Station) -> None:
     found = station.machine.json(*words)
     assert found["kind"] == "consent"
     assert station.machine.json("integration", "rotate", "--id", found["id"])["version"] == 2
+
+
+def test_the_redirect_address_is_that_of_the_orchestrator_that_runs(station: Station) -> None:
+    with station.machine.up() as up:
+        said = station.machine.json("provider", "configured", "--company", station.company)["items"][0]["redirect_uri"]
+        assert said.startswith(f"{up.url}/oauth/callback/acme")
+        assert ":3101" not in said
+        assert up.stop() == 0

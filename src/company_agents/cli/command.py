@@ -131,9 +131,9 @@ def local_principal() -> Principal:
     return Principal(Kind.LOCAL, name, Via.CLI)
 
 
-def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
+def read_secret(*, from_stdin: bool, prompt: str, what: str = "the token", option: str = "--token-stdin") -> Sensitive:
     """
-    A secret from standard input, or typed without showing.
+    A secret from standard input, or typed without showing. `option` is the one that brings it in.
 
     Raises:
         WrongUsage: nothing came, too much did, or there is no terminal to ask on.
@@ -144,15 +144,16 @@ def read_secret(*, from_stdin: bool, prompt: str) -> Sensitive:
             value = sys.stdin.buffer.read(MOST_STDIN + 1) if sys.stdin else b""
             if len(value) > MOST_STDIN:
                 raise WrongUsage(
-                    "what came on standard input is too long for a token", hint="pipe in the token and nothing else"
+                    f"what came on standard input is too long for {what.replace('the ', 'a ')}",
+                    hint=f"pipe in {what} and nothing else",
                 )
             secret = Sensitive(value.strip())
         elif sys.stdin and sys.stdin.isatty():
             secret = Sensitive(_typed(prompt))
         else:
-            raise WrongUsage("there is no terminal to ask for the token", hint="give it with --token-stdin")
+            raise WrongUsage(f"there is no terminal to ask for {what}", hint=f"give it with {option}")
     if not secret:
-        raise WrongUsage("the token is empty", hint="pipe it in with --token-stdin, or type it when asked")
+        raise WrongUsage(f"{what} is empty", hint=f"pipe it in with {option}, or type it when asked")
     return secret
 
 
@@ -178,9 +179,13 @@ async def _in_session(
     function: Command, options: dict[str, Any], as_json: bool, *, unseal: bool, keyless: bool
 ) -> Result:
     from company_agents.app import open_app
+    from company_agents.cli.up import running_url
     from company_agents.logs import Redactor, start_logging
 
     settings = settings_of_command()
+    if settings.public_url is None and (running := running_url(settings)):
+        # What is said of addresses is said of the orchestrator that is there, whose port may have been an option.
+        settings = settings.model_copy(update={"public_url": running})
     redactor = Redactor()
     start_logging(redactor, folder=None, level="error")
     opened = open_app(settings, redactor=redactor, unseal=unseal, keyless=keyless, gone=options.get("gone"))

@@ -88,8 +88,15 @@ async def configure(
         auth = auth or "private_key_jwt"
     secret = None
     if not register and client_id is not None and auth != "none":
-        prompt = f"client secret for {name}"
-        secret = read_secret(from_stdin=client_secret_stdin or private_key_stdin, prompt=prompt)
+        what, option = (
+            ("private key", "--private-key-stdin") if private_key_stdin else ("client secret", "--client-secret-stdin")
+        )
+        secret = read_secret(
+            from_stdin=client_secret_stdin or private_key_stdin,
+            prompt=f"{what} for {name}",
+            what=f"the {what}",
+            option=option,
+        )
     client = await session.app.clients.configure(
         caller,
         name,

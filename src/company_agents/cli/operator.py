@@ -12,7 +12,6 @@ import typer
 from company_agents.cli.command import Session, command, noun
 from company_agents.cli.options import SomeId, a_number, an_id
 from company_agents.cli.terminal import Result
-from company_agents.cli.up import running_url
 from company_agents.identity.permissions import Role
 
 group = noun("operator", "The people of this instance.")
@@ -46,7 +45,7 @@ async def link(
 ) -> Result:
     """Make a sign-in link, good once and for 15 minutes."""
     token = await session.app.operators.link(session.principal, operator)
-    address = running_url(session.app.settings) or session.app.settings.url
+    address = session.app.settings.url
     url = f"{address}/join?token={token.reveal_text()}"
     return Result({"url": url}, text=url, note="it is good once, and for 15 minutes")
 
