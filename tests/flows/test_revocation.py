@@ -5,14 +5,17 @@ Consents that end at their provider: with the last that needs them, and when a p
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import pytest
 
+from company_agents.audit.log import SinkDown
 from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
 from company_agents.sensitive import Sensitive
 from tests.flows.conftest import SECRET, Here
+from tests.promises.evidence import connect_past, sql
 
 # RFC 7009, 2.2.1.
 UNSUPPORTED = '{"error": "unsupported_token_type"}'
@@ -238,6 +241,62 @@ async def test_a_consent_that_a_run_holds_behind_a_pasted_token_outlives_what_is
     await here.app.revocation.delete(here.tenant.local, second.id)
     assert here.server.calls_to("/revoke") == []
     assert len(await here.events("credential.not_revoked")) == 1
+
+
+async def test_where_a_consent_cannot_be_opened_for_now_nothing_is_deleted(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integration = await here.connected()
+    before = await here.left()
+
+    async def down(company_id: UUID, seq: int) -> None:
+        raise SinkDown
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.app.audit, "out", down)
+        with pytest.raises(SinkDown):
+            await here.app.revocation.delete(here.tenant.local, integration.id)
+        assert await here.left() == before
+        assert len(_good(here)) == 1
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    assert _good(here) == []
+
+
+async def test_a_consent_that_is_to_be_kept_is_deleted_also_where_it_cannot_be_opened(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integration = await here.connected()
+
+    async def down(company_id: UUID, seq: int) -> None:
+        raise SinkDown
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here.app.audit, "out", down)
+        await here.app.revocation.delete(here.tenant.local, integration.id, keep_consent=True)
+    assert await here.left() == {"secrets": [], "integrations": []}
+
+
+async def test_a_consent_that_was_tampered_with_is_deleted_and_on_record(here: Here) -> None:
+    integration = await here.connected()
+    async with await connect_past(here.app, "postgres") as superuser:
+        name = f"integration/{integration.id}/1"
+        await sql(superuser, "UPDATE secrets SET value = '\\x00'::bytea || value WHERE name = %(name)s", name=name)
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    assert await here.left() == {"secrets": [], "integrations": []}
+    [event] = await here.events("credential.not_revoked")
+    assert (event["integration"], event["version"]) == (str(integration.id), 1)
+
+
+async def test_a_token_that_was_pasted_is_deleted_without_being_opened(here: Here) -> None:
+    integration = await here.connected()
+    pasted = (await here.app.integrations.present(here.tenant.local, integration.id)).token
+    before = await here.app.integrations.connect(
+        here.tenant.local, "acme", pasted, base_url=here.server.url, allow_private_network=True
+    )
+    await here.app.revocation.delete(here.tenant.local, before.id)
+    opened = [event["integration"] for event in await here.events("credential.begun") if event["purpose"] == "revoke"]
+    assert opened == []
+    assert await here.events("credential.not_revoked") == []
 
 
 def _good(here: Here) -> list[str]:

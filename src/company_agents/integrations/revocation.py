@@ -4,14 +4,13 @@ Ending a consent at its provider: when its version has retired, and when a perso
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
-from company_agents.errors import CompanyAgentsError, NotFound, Refused
+from company_agents.errors import Busy, CompanyAgentsError, NotFound, Refused, Unavailable
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.clients import Clients
@@ -20,6 +19,7 @@ from company_agents.integrations.integrations import Integration, Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent
 from company_agents.integrations.provider import Provider, Providers
+from company_agents.secret_store.store import Gone
 from company_agents.sensitive import Sensitive
 
 # An address of this form takes an access token, and nothing else (see oauth/quirks.py).
@@ -71,9 +71,7 @@ class Revocation:
             "provider": integration.provider,
         }
         await self.audit.append(caller.scope.company_id, "consent.revoking", **facts)
-        consent = credential.consent
-        done = consent is not None and await self._revoke(caller.scope, integration.provider, credential, consent)
-        if not done:
+        if not await self._revoked(caller.scope, integration.provider, credential):
             raise Refused(
                 "this cannot be revoked from here", hint="revoke it on the provider's own page", code="not_revocable"
             )
@@ -87,6 +85,7 @@ class Revocation:
 
         Raises:
             NotFound: no such integration.
+            Unavailable, Busy: a consent could not be opened for it, for a reason that passes; nothing is deleted.
         """
         caller.require(Permission.INTEGRATION_DELETE)
         integration = await self.integrations.get(caller, integration_id)
@@ -96,29 +95,45 @@ class Revocation:
                 others = await tx.one("consents_elsewhere", id=integration_id, provider=integration.provider)
             beside = others is not None and bool(others["count"]) and self._ends_all(integration.provider)
             for row in rows:
-                await self._end_with_it(caller, integration, row, beside)
+                if row["consent"]:
+                    await self._end_with_it(caller, integration, row, beside)
         await self.integrations.delete(caller, integration_id)
 
     async def _end_with_it(self, caller: Caller, integration: Integration, row: dict[str, Any], beside: bool) -> None:
-        """Revoke one version of what is about to be deleted, and record how that went. `beside`: it would end others."""
+        """
+        Revoke one version of what is about to be deleted, and record how that went. `beside`: it would end others.
+
+        Raises:
+            Unavailable, Busy: it was not opened, for a reason that passes.
+        """
         facts: dict[str, Any] = {
             "actor": caller.label,
             "integration": integration.id,
             "version": row["version"],
             "provider": integration.provider,
         }
-        consent, done = None, False
-        # Whatever goes wrong: a provider that is away keeps nobody from deleting.
-        with contextlib.suppress(CompanyAgentsError):
-            async with self.clients.store.use(caller.scope, row["secret_id"], purpose="revoke", **facts) as use:
-                credential = Credential.opened(use.secret)
-                use.ended("opened")
-            consent = credential.consent
-            if consent is not None and not beside:
-                done = await self._revoke(caller.scope, integration.provider, credential, consent)
-        if consent is not None:
-            action = "consent.revoked" if done else "credential.not_revoked"
-            await self.audit.append(caller.scope.company_id, action, **facts)
+        opened = done = False
+        try:
+            if not beside:
+                async with self.clients.store.use(caller.scope, row["secret_id"], purpose="revoke", **facts) as use:
+                    credential = Credential.opened(use.secret)
+                    use.ended("opened")
+                opened = True
+                done = await self._revoked(caller.scope, integration.provider, credential)
+        except Gone:
+            # It was revoked, or given up, by who sweeps up: what came of it is on record.
+            return
+        except CompanyAgentsError as error:
+            # A provider that is away keeps nobody from deleting, nor does a secret that nobody can open any more.
+            if not opened and isinstance(error, Unavailable | Busy):
+                raise
+        await self.audit.append(
+            caller.scope.company_id, "consent.revoked" if done else "credential.not_revoked", **facts
+        )
+
+    async def _revoked(self, scope: CompanyScope, provider: str, credential: Credential) -> bool:
+        consent = credential.consent
+        return consent is not None and await self._revoke(scope, provider, credential, consent)
 
     def _ends_all(self, provider: str) -> bool:
         try:
