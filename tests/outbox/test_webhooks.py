@@ -274,6 +274,11 @@ async def test_one_that_hangs_takes_nothing_from_another(
                 break
             await asyncio.sleep(0.02)
         assert len(server.requests) == 3 * AT_ONCE
+        # The last has arrived; that it did is written a moment later.
+        for _ in range(200):
+            if (await app.outbox.webhooks.get(mine.local, quick.id)).waiting == 0:
+                break
+            await asyncio.sleep(0.02)
         assert {each.state for each in await app.outbox.webhooks.deliveries(mine.local, quick.id)} == {"delivered"}
         app.outbox.deliverer.stop_sending()
         await app.outbox.deliverer.idle()
@@ -281,6 +286,64 @@ async def test_one_that_hangs_takes_nothing_from_another(
         begun = [each for each in await app.outbox.webhooks.deliveries(mine.local, slow.id) if each.attempts]
         assert len(begun) == AT_ONCE
         await app.outbox.webhooks.delete(mine.local, slow.id)
+
+
+async def test_one_whose_secret_cannot_be_opened_takes_nothing_from_another(
+    app: App, mine: Tenant, superuser: Past
+) -> None:
+    async with serve(TAKEN) as server:
+        broken, _ = await registered(app, mine, server)
+        whole, _ = await registered(app, mine, server)
+        for webhook in (broken, whole):
+            await app.outbox.webhooks.rotate_secret(mine.local, webhook.id)
+            await time_passes(superuser, webhook, 24 * 3600 + 1)
+        spoiled = "UPDATE secrets SET value = 'spoiled' WHERE name = %(n)s"
+        await sql(superuser, spoiled, n=f"webhook/{broken.id}")
+        await app.agents.rotate_token(mine.local, mine.agent.agent_id())
+        await look(app)
+        assert len(server.requests) == 1
+        assert (await state(superuser, whole))["previous_until"] is None
+        [delivery] = await app.outbox.webhooks.deliveries(mine.local, whole.id)
+        assert delivery.state == "delivered"
+        await app.outbox.webhooks.delete(mine.local, broken.id)
+
+
+async def test_one_for_which_nothing_can_be_written_takes_nothing_from_those_after_it(
+    app: App, mine: Tenant, superuser: Past
+) -> None:
+    async with serve(TAKEN) as server:
+        first, second = sorted([(await registered(app, mine, server))[0] for _ in range(2)], key=lambda one: one.id)
+        # What Postgres says then is none of our errors.
+        refuses = f"""
+            CREATE FUNCTION nothing_for_one() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'none of ours'; END $$;
+            CREATE TRIGGER nothing_for_one BEFORE INSERT ON webhook_deliveries FOR EACH ROW
+                WHEN (NEW.webhook_id = '{first.id}') EXECUTE FUNCTION nothing_for_one()"""
+        await sql(superuser, refuses)
+        try:
+            await app.agents.rotate_token(mine.local, mine.agent.agent_id())
+            await look(app)
+        finally:
+            await sql(superuser, "DROP FUNCTION nothing_for_one CASCADE")
+        [delivery] = await app.outbox.webhooks.deliveries(mine.local, second.id)
+        assert delivery.state == "delivered"
+        assert await app.outbox.webhooks.deliveries(mine.local, first.id) == []
+        await look(app)
+        assert len(server.requests) == 2, "nothing was passed over"
+
+
+async def test_what_ended_is_kept_for_thirty_days_also_where_nothing_else_happens(
+    app: App, mine: Tenant, superuser: Past
+) -> None:
+    async with serve(TAKEN) as server:
+        webhook, _ = await registered(app, mine, server)
+        await app.agents.rotate_token(mine.local, mine.agent.agent_id())
+        for days, kept in ((0, 1), (29, 1), (2, 0)):
+            await look(app)
+            await time_passes(superuser, webhook, days * 24 * 3600)
+            app.outbox.deliverer._forgot_at = float("-inf")
+            await look(app)
+            assert len(await app.outbox.webhooks.deliveries(mine.local, webhook.id)) == kept
+        assert len(server.requests) == 1
 
 
 async def test_a_receiver_has_fifteen_seconds() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,6 +30,8 @@ AT_ONCE = 4
 MOST_AT_ONCE = 64
 # As many events are made deliveries in one transaction.
 BATCH = 200
+# As many deliveries are removed in one transaction.
+FORGET = 1000
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ class Deliverer:
     _sending: set[asyncio.Task[None]] = field(default_factory=set)
     _busy: Counter[UUID] = field(default_factory=Counter)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _forgot_at: float = 0.0
+    _forgot_at: float = float("-inf")
 
     def start(self) -> None:
         """Look, again and again, for what is to be sent."""
@@ -84,27 +87,34 @@ class Deliverer:
         if self.webhooks.store.keys.sealed:
             return
         end = await self.webhooks.instance_end()
-        forgetting = time.monotonic() - self._forgot_at >= FORGET_EVERY
         for row in await self.webhooks.db.call("webhooks_due", (end,)):
-            scope = CompanyScope(row["company_id"], self.webhooks.db)
-            try:
-                await self._look_after(scope, end, forgetting=forgetting)
-            except CompanyAgentsError as error:
-                # One company whose rows are amiss is no reason to leave the others without.
-                log.warning("the webhooks of a company could not be looked after: %s", error.sentence)
-        if forgetting:
+            with _passed_over("the webhooks of a company"):
+                await self._look_after(CompanyScope(row["company_id"], self.webhooks.db), end)
+        if time.monotonic() - self._forgot_at >= FORGET_EVERY:
             self._forgot_at = time.monotonic()
+            await self._forget()
 
-    async def _look_after(self, scope: CompanyScope, end: int, *, forgetting: bool) -> None:
-        await retire_previous(self.webhooks.store, scope)
+    async def _look_after(self, scope: CompanyScope, end: int) -> None:
         async with scope.transaction() as tx:
-            if forgetting:
-                await tx.run("deliveries_forget")
+            retiring = await tx.all("webhooks_retiring")
             rows = await tx.all("webhooks_behind")
+        for row in retiring:
+            with _passed_over(f"the previous secret of the webhook {row['id']}"):
+                await retire_previous(self.webhooks.store, scope, row["id"])
         for row in rows:
-            if row["seq"] < row["head"] or row["instance_seq"] < end:
-                await self._gather(scope, row, end)
-            await self._claim(scope, row["id"])
+            with _passed_over(f"the webhook {row['id']}"):
+                if row["seq"] < row["head"] or row["instance_seq"] < end:
+                    await self._gather(scope, row, end)
+                await self._claim(scope, row["id"])
+
+    async def _forget(self) -> None:
+        """Remove what ended long ago, also of companies for which there is nothing else to do."""
+        for row in await self.webhooks.db.call("deliveries_old", ()):
+            with _passed_over("what ended long ago of a company"):
+                scope, removed = CompanyScope(row["company_id"], self.webhooks.db), FORGET
+                while removed == FORGET:
+                    async with scope.transaction() as tx:
+                        removed = await tx.run("deliveries_forget", limit=FORGET)
 
     async def _gather(self, scope: CompanyScope, row: Row, end: int) -> None:
         """Make deliveries of the events that a webhook wants, and move on past them, in one transaction."""
@@ -156,6 +166,15 @@ class Deliverer:
                 del self._busy[delivery.webhook_id]
             # There may be more that waited for its turn.
             self._wake.set()
+
+
+@contextlib.contextmanager
+def _passed_over(what: str) -> Iterator[None]:
+    """One that is amiss, for whatever reason, is no reason to leave those after it without."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s could not be looked after: %s", what, _said(error))
 
 
 async def _wanted(tx: Any, chain: UUID, after: int, end: int, kinds: list[str]) -> tuple[list[Row], int]:

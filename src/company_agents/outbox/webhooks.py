@@ -263,16 +263,23 @@ async def queue(
     )
 
 
-async def retire_previous(store: SecretStore, scope: CompanyScope) -> None:
-    """Forget the secrets that signed beside a newer one long enough."""
+async def retire_previous(store: SecretStore, scope: CompanyScope, webhook_id: UUID) -> None:
+    """
+    Forget the secret of a webhook that signed beside a newer one long enough.
+
+    Raises:
+        CompanyAgentsError: it cannot be opened, or not now.
+    """
     async with scope.transaction() as tx:
-        for row in await tx.all("webhooks_retiring"):
-            await _held(tx, row["id"])
-            sealed = await tx.one("secret_by_name", company_id=tx.company_id, name=secret_name(row["id"]))
-            if sealed is not None:
-                held = Held.from_sealed(await store.open_row(sealed))
-                await store.replace(tx, secret_name(row["id"]), held.alone().to_sealed())
-            await tx.run("webhook_rotated", id=row["id"], previous_until=None)
+        row = await tx.one("webhook_hold", id=webhook_id)
+        if row is None or not row["retiring"]:
+            # It was deleted or rotated meanwhile, or another orchestrator was faster.
+            return
+        sealed = await tx.one("secret_by_name", company_id=tx.company_id, name=secret_name(webhook_id))
+        if sealed is not None:
+            held = Held.from_sealed(await store.open_row(sealed))
+            await store.replace(tx, secret_name(webhook_id), held.alone().to_sealed())
+        await tx.run("webhook_rotated", id=webhook_id, previous_until=None)
 
 
 def _known(wanted: Sequence[str]) -> list[str]:

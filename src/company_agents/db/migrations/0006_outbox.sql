@@ -47,6 +47,7 @@ CREATE TABLE webhook_deliveries (
     FOREIGN KEY (company_id, webhook_id) REFERENCES webhooks (company_id, id) ON DELETE CASCADE
 );
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, due_at) WHERE state = 'waiting';
+CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (webhook_id, created_at) WHERE state <> 'waiting';
 CREATE INDEX webhook_deliveries_by_time ON webhook_deliveries (webhook_id, created_at DESC, id);
 
 -- How far each chain went out to a sink that does not say so itself; `sink` is made from its address.
@@ -102,6 +103,21 @@ BEGIN
                                         AND d.state = 'waiting' AND d.due_at <= now()
                                         AND (d.claimed_until IS NULL OR d.claimed_until <= now())))
                         OR w.previous_until <= now())) THEN
+            RETURN QUERY SELECT each;
+        END IF;
+    END LOOP;
+END $$;
+
+-- The companies with deliveries that ended and are older than they are kept. Never their rows, as above.
+CREATE FUNCTION companies_with_old_deliveries() RETURNS TABLE (company_id uuid) LANGUAGE plpgsql AS $$
+DECLARE
+    each uuid;
+BEGIN
+    PERFORM set_config('company_agents.instance', 'on', true);
+    FOR each IN SELECT c.id FROM companies c LOOP
+        PERFORM set_config('company_agents.company', each::text, true);
+        IF EXISTS (SELECT FROM webhooks w JOIN webhook_deliveries d ON d.webhook_id = w.id
+                   WHERE w.company_id = each AND d.state <> 'waiting' AND d.created_at < now() - interval '30 days') THEN
             RETURN QUERY SELECT each;
         END IF;
     END LOOP;

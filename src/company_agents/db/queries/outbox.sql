@@ -25,7 +25,8 @@ FROM webhooks w WHERE w.id = %(id)s;
 SELECT count(*) AS webhooks FROM webhooks;
 
 -- name: webhook_hold
-SELECT w.id, w.status, w.secret_id, w.failing_since FROM webhooks w WHERE w.id = %(id)s FOR UPDATE;
+SELECT w.id, w.status, w.secret_id, w.failing_since, coalesce(w.previous_until <= now(), false) AS retiring
+FROM webhooks w WHERE w.id = %(id)s FOR UPDATE;
 
 -- name: webhook_rotated
 UPDATE webhooks SET previous_until = %(previous_until)s, updated_at = now() WHERE id = %(id)s;
@@ -104,9 +105,13 @@ RETURNING status, failing_since <= now() - %(seconds)s * interval '1 second' AS 
 SELECT id, message_id, type, state, attempts, due_at, tried_at, answer, error, created_at
 FROM webhook_deliveries WHERE webhook_id = %(webhook_id)s ORDER BY created_at DESC, id LIMIT %(limit)s;
 
+-- name: deliveries_old
+SELECT * FROM companies_with_old_deliveries();
+
 -- name: deliveries_forget
-DELETE FROM webhook_deliveries d USING webhooks w
-WHERE w.id = d.webhook_id AND d.state <> 'waiting' AND d.created_at < now() - interval '30 days';
+DELETE FROM webhook_deliveries WHERE id IN (
+    SELECT d.id FROM webhook_deliveries d JOIN webhooks w ON w.id = d.webhook_id
+    WHERE d.state <> 'waiting' AND d.created_at < now() - interval '30 days' LIMIT %(limit)s);
 
 -- name: webhooks_retiring
 SELECT id FROM webhooks WHERE previous_until <= now();
