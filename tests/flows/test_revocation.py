@@ -5,12 +5,14 @@ Consents that end at their provider: with the last that needs them, and when a p
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from company_agents.audit.log import SinkDown
 from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused
+from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
 from company_agents.sensitive import Sensitive
@@ -297,6 +299,60 @@ async def test_a_token_that_was_pasted_is_deleted_without_being_opened(here: Her
     opened = [event["integration"] for event in await here.events("credential.begun") if event["purpose"] == "revoke"]
     assert opened == []
     assert await here.events("credential.not_revoked") == []
+
+
+async def test_a_consent_that_comes_in_while_the_provider_is_asked_is_revoked_too(here: Here) -> None:
+    integration = await here.connected()
+    params = await here.asked(here.wanted(integration_id=integration.id))
+    here.server.misbehave("hold", on="/revoke")
+    deleted = asyncio.create_task(here.app.revocation.delete(here.tenant.local, integration.id))
+    await asyncio.to_thread(here.server.wait_until_held)
+    assert (await here.finish(params)).version == 2
+    here.server.release()
+    await deleted
+    assert _good(here) == []
+    assert await here.left() == {"secrets": [], "integrations": []}
+    assert {event["version"] for event in await here.events("consent.revoked")} == {1, 2}
+    assert await here.events("credential.not_revoked") == []
+
+
+async def test_a_consent_that_is_renewed_again_and_again_is_deleted_at_last_and_on_record(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integration = await here.connected()
+    asking = OAuthCalls.revoke
+
+    async def renewed(*given: Any, **more: Any) -> bool:
+        async with await connect_past(here.app, "postgres") as superuser:
+            await sql(
+                superuser,
+                "UPDATE credential_versions SET written_by = written_by + 1 WHERE integration_id = %(id)s",
+                id=integration.id,
+            )
+        return await asking(*given, **more)
+
+    monkeypatch.setattr(OAuthCalls, "revoke", renewed)
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    assert await here.left() == {"secrets": [], "integrations": []}
+    assert len(await here.events("consent.revoked")) == 3
+    assert len(await here.events("credential.not_revoked")) == 1
+    [event] = await here.events("integration.deleted")
+    assert event["name"] == integration.name
+
+
+async def test_all_versions_together_keep_who_deletes_waiting_for_a_while_only(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integration = await here.connected(here.wanted(allow_all=True))
+    await here.app.runs.open(here.tenant.agent)
+    await here.connected(here.wanted(integration_id=integration.id))
+    monkeypatch.setattr("company_agents.integrations.revocation.MOST_SECONDS", 0.5)
+    here.server.misbehave("hold", on="/revoke", times=9)
+    await here.app.revocation.delete(here.tenant.local, integration.id)
+    here.server.behave()
+    assert len(here.server.calls_to("/revoke")) < 2, "the second version was waited for too"
+    assert (await here.left())["integrations"] == []
+    assert [event["version"] for event in await here.events("credential.not_revoked")] == [2, 1]
 
 
 def _good(here: Here) -> list[str]:

@@ -4,6 +4,8 @@ Ending a consent at its provider: when its version has retired, and when a perso
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,11 +21,16 @@ from company_agents.integrations.integrations import Integration, Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Client, Consent
 from company_agents.integrations.provider import Provider, Providers
+from company_agents.integrations.versions import held
 from company_agents.secret_store.store import Gone
 from company_agents.sensitive import Sensitive
 
 # An address of this form takes an access token, and nothing else (see oauth/quirks.py).
 _OF_THE_CLIENT = "{client_id}"
+# How long (seconds) providers are waited for, for all versions together of what is to be deleted.
+MOST_SECONDS = 30.0
+# How often it is looked whether another consent came in meanwhile.
+MOST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -89,40 +96,47 @@ class Revocation:
         """
         caller.require(Permission.INTEGRATION_DELETE)
         integration = await self.integrations.get(caller, integration_id)
-        if not keep_consent:
+        if keep_consent:
+            await self.integrations.delete(caller, integration_id)
+            return
+        deadline = asyncio.get_running_loop().time() + MOST_SECONDS
+        asked: set[tuple[int, int]] = set()
+        for left in reversed(range(MOST_ROUNDS)):
             async with caller.scope.transaction() as tx:
-                rows = await tx.all("consents_held", id=integration_id)
+                rows = await _consents(tx, integration_id, asked)
                 others = await tx.one("consents_elsewhere", id=integration_id, provider=integration.provider)
             beside = others is not None and bool(others["count"]) and self._ends_all(integration.provider)
             for row in rows:
-                if row["consent"]:
-                    await self._end_with_it(caller, integration, row, beside)
-        await self.integrations.delete(caller, integration_id)
+                if await self._end_with_it(caller, integration, row, None if beside else deadline):
+                    asked.add(_which(row))
+            if await self._deleted(caller, integration, asked, anyhow=not left):
+                return
 
-    async def _end_with_it(self, caller: Caller, integration: Integration, row: dict[str, Any], beside: bool) -> None:
+    async def _end_with_it(
+        self, caller: Caller, integration: Integration, row: dict[str, Any], deadline: float | None
+    ) -> bool:
         """
-        Revoke one version of what is about to be deleted, and record how that went. `beside`: it would end others.
+        Revoke one version of what is about to be deleted, and record how that went. False: somebody else is at it.
+        `deadline`: what the loop's clock shows when no provider is waited for any more; None, where it would end others.
 
         Raises:
             Unavailable, Busy: it was not opened, for a reason that passes.
         """
-        facts: dict[str, Any] = {
-            "actor": caller.label,
-            "integration": integration.id,
-            "version": row["version"],
-            "provider": integration.provider,
-        }
+        facts = {**_facts(caller, integration), "version": row["version"]}
         opened = done = False
         try:
-            if not beside:
+            if deadline is not None and asyncio.get_running_loop().time() < deadline:
                 async with self.clients.store.use(caller.scope, row["secret_id"], purpose="revoke", **facts) as use:
                     credential = Credential.opened(use.secret)
                     use.ended("opened")
                 opened = True
-                done = await self._revoked(caller.scope, integration.provider, credential)
+                async with asyncio.timeout_at(deadline):
+                    done = await self._revoked(caller.scope, integration.provider, credential)
         except Gone:
             # It was revoked, or given up, by who sweeps up: what came of it is on record.
-            return
+            return False
+        except TimeoutError:
+            pass
         except CompanyAgentsError as error:
             # A provider that is away keeps nobody from deleting, nor does a secret that nobody can open any more.
             if not opened and isinstance(error, Unavailable | Busy):
@@ -130,6 +144,31 @@ class Revocation:
         await self.audit.append(
             caller.scope.company_id, "consent.revoked" if done else "credential.not_revoked", **facts
         )
+        return True
+
+    async def _deleted(
+        self, caller: Caller, integration: Integration, asked: Set[tuple[int, int]], *, anyhow: bool
+    ) -> bool:
+        """
+        Delete an integration, unless a consent of it came in that nobody has `asked` to revoke. `anyhow`: then too, and
+        that one is on record.
+        """
+        company_id, facts = caller.scope.company_id, _facts(caller, integration)
+        async with caller.scope.transaction() as tx:
+            # Whoever refreshes or rotates waits for this lock: what is read behind it is what is deleted.
+            present = await held(tx, integration.id)
+            rest = await _consents(tx, integration.id, asked)
+            if rest and not anyhow:
+                return False
+            for row in rest:
+                await self.audit.append(company_id, "credential.not_revoked", **facts, version=row["version"])
+            secrets = await tx.all("integration_secrets", id=integration.id)
+            await tx.run("integration_delete", id=integration.id)
+            for row in secrets:
+                await self.clients.store.delete(tx, row["secret_id"])
+            del facts["provider"]
+            await self.audit.append(company_id, "integration.deleted", **facts, name=present["name"])
+        return True
 
     async def _revoked(self, scope: CompanyScope, provider: str, credential: Credential) -> bool:
         consent = credential.consent
@@ -155,6 +194,21 @@ class Revocation:
             # It was configured anew: neither its secret nor this token is for the other's endpoint.
             return False
         return await revoke_tokens(self.calls, provider, client, credential.token, consent.refresh)
+
+
+def _facts(caller: Caller, integration: Integration) -> dict[str, Any]:
+    return {"actor": caller.label, "integration": integration.id, "provider": integration.provider}
+
+
+async def _consents(tx: Any, integration_id: UUID, asked: Set[tuple[int, int]]) -> list[dict[str, Any]]:
+    """What is held of an integration's consents, without those that were `asked` to be revoked."""
+    rows = await tx.all("consents_held", id=integration_id)
+    return [row for row in rows if row["consent"] and _which(row) not in asked]
+
+
+def _which(row: dict[str, Any]) -> tuple[int, int]:
+    """A version, and the refresh that wrote what is sealed of it."""
+    return row["version"], row["written_by"]
 
 
 async def revoke_tokens(

@@ -1,6 +1,6 @@
 -- name: consents_held
 -- The versions of an integration that still have something sealed, the current one first.
-SELECT version, secret_id, consent FROM credential_versions
+SELECT version, secret_id, consent, written_by FROM credential_versions
 WHERE integration_id = %(id)s AND secret_id IS NOT NULL ORDER BY version DESC;
 
 -- name: consents_elsewhere
