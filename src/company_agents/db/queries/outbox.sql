@@ -78,14 +78,16 @@ ON CONFLICT (webhook_id, message_id) DO NOTHING;
 
 -- name: delivery_claim
 -- The oldest that are due and that nobody has; an attempt counts from here, so that one that ends with its process does too.
+-- Materialized: a plan that looked again for each row would pass over those it just locked, and claim more than the limit.
+WITH mine AS MATERIALIZED (
+    SELECT due.id FROM webhook_deliveries due JOIN webhooks w ON w.id = due.webhook_id AND w.status = 'enabled'
+    WHERE due.webhook_id = %(webhook_id)s AND due.state = 'waiting' AND due.due_at <= now()
+      AND (due.claimed_until IS NULL OR due.claimed_until <= now())
+    ORDER BY due.due_at, due.created_at LIMIT %(limit)s FOR UPDATE OF due SKIP LOCKED)
 UPDATE webhook_deliveries d
 SET claim = %(claim)s, claimed_until = now() + %(seconds)s * interval '1 second', attempts = d.attempts + 1,
     first_tried_at = coalesce(d.first_tried_at, now()), tried_at = now()
-FROM (SELECT due.id FROM webhook_deliveries due JOIN webhooks w ON w.id = due.webhook_id AND w.status = 'enabled'
-      WHERE due.webhook_id = %(webhook_id)s AND due.state = 'waiting' AND due.due_at <= now()
-        AND (due.claimed_until IS NULL OR due.claimed_until <= now())
-      ORDER BY due.due_at, due.created_at LIMIT %(limit)s FOR UPDATE OF due SKIP LOCKED) AS mine
-WHERE d.id = mine.id
+FROM mine WHERE d.id = mine.id
 RETURNING d.id, d.webhook_id, d.message_id, d.type, d.payload, d.attempts, d.first_tried_at;
 
 -- name: delivery_ended
@@ -109,9 +111,10 @@ FROM webhook_deliveries WHERE webhook_id = %(webhook_id)s ORDER BY created_at DE
 SELECT * FROM companies_with_old_deliveries();
 
 -- name: deliveries_forget
-DELETE FROM webhook_deliveries WHERE id IN (
+WITH old AS MATERIALIZED (
     SELECT d.id FROM webhook_deliveries d JOIN webhooks w ON w.id = d.webhook_id
-    WHERE d.state <> 'waiting' AND d.created_at < now() - interval '30 days' LIMIT %(limit)s);
+    WHERE d.state <> 'waiting' AND d.created_at < now() - interval '30 days' LIMIT %(limit)s)
+DELETE FROM webhook_deliveries d USING old WHERE d.id = old.id;
 
 -- name: webhooks_retiring
 SELECT id FROM webhooks WHERE previous_until <= now();
