@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from company_agents.errors import Conflict, NotFound, Refused
+from company_agents.errors import CompanyAgentsError, Conflict, NotFound, Refused
 from company_agents.integrations.devices import Waiting
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.oauth.model import Rejected
 from tests.flows.conftest import Here
+from tests.promises.evidence import connect_past, sql
 
 
 async def begun(here: Here, **more: Any) -> Waiting:
@@ -139,3 +140,22 @@ async def test_a_consent_is_rotated_by_the_device_flow(here: Here) -> None:
     rotated = await asked(here, waiting)
     assert isinstance(rotated, Integration)
     assert (rotated.id, rotated.version) == (integration.id, 2)
+
+
+async def test_what_a_code_gave_is_revoked_where_it_cannot_be_used_up_here(here: Here) -> None:
+    waiting = await begun(here)
+    here.server.decide(waiting.user_code)
+    here.server.misbehave("hold", on="/token")
+    first = asyncio.create_task(asked(here, waiting))
+    await asyncio.to_thread(here.server.wait_until_held)
+    async with await connect_past(here.app, "postgres") as superuser:
+        await sql(superuser, "ALTER TABLE oauth_flows ADD CONSTRAINT stays CHECK (used_at IS NULL) NOT VALID")
+        try:
+            here.server.release()
+            with pytest.raises(CompanyAgentsError):
+                await first
+        finally:
+            await sql(superuser, "ALTER TABLE oauth_flows DROP CONSTRAINT stays")
+    assert [token for token in here.server.state.by_access if here.server.is_good(token)] == []
+    assert len(await here.events("consent.not_kept")) == 1
+    assert await here.events("consent.given") == []

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from company_agents.audit.log import SinkDown
-from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused
+from company_agents.audit.log import AuditLog, SinkDown
+from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused, Unavailable
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
@@ -93,6 +93,27 @@ async def test_a_consent_that_cannot_be_kept_is_revoked_and_recorded(here: Here)
     [event] = await here.events("consent.not_kept")
     assert (event["provider"], event["reason"]) == ("acme", "duplicate")
     assert len(await here.events("consent.revoked")) == 1
+
+
+async def test_a_consent_that_cannot_be_kept_is_revoked_also_where_that_cannot_be_recorded(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = here.wanted()
+    first, second = await here.asked(wanted), await here.asked(wanted)
+    kept = await here.finish(first)
+    appending = AuditLog.append
+
+    async def failing(log: AuditLog, company_id: UUID, action: str, **facts: Any) -> None:
+        if action == "consent.not_kept":
+            raise Unavailable
+        await appending(log, company_id, action, **facts)
+
+    monkeypatch.setattr(AuditLog, "append", failing)
+    with pytest.raises(Conflict) as caught:
+        await here.finish(second)
+    assert isinstance(caught.value.__cause__, Unavailable)
+    present = await here.app.integrations.present(here.tenant.local, kept.id)
+    assert _good(here) == [present.token.reveal_text()]
 
 
 async def test_a_consent_that_its_service_does_not_take_is_revoked(here: Here) -> None:

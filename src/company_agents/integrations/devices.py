@@ -113,11 +113,14 @@ class Devices:
             await flows.open.asked(caller.scope, flow_id)
             return Waiting(flow_id, asked.user_code, asked.link, found.interval, ends_at)
         ready = Ready(asked.wanted, provider, client, asked.destination)
-        if await flows.open.claim(caller.scope, flow_id, None) is None:
-            # Nobody waited for it any more, or what it was for is gone.
-            over = _over()
-            await flows.not_kept(caller, ready, found, over)
-            raise over
+        try:
+            if await flows.open.claim(caller.scope, flow_id, None) is None:
+                # Nobody waited for it any more, or what it was for is gone.
+                raise _over()
+        except CompanyAgentsError as error:
+            # The code is used up at the provider, and what it gave is nowhere but here.
+            await flows.not_kept(caller, ready, found, error)
+            raise
         return await flows.settle(caller, ready, "device", found)
 
     async def cancel(self, caller: Caller, flow_id: UUID, *, session_id: UUID | None = None) -> None:

@@ -240,20 +240,30 @@ class Flows:
         return 0
 
     async def not_kept(self, caller: Caller, ready: Ready, granted: Granted, error: CompanyAgentsError) -> None:
-        """Record that a consent is not kept, and end it at the provider: nobody has its tokens any more."""
+        """
+        Record that a consent is not kept, and end it at the provider: nobody has its tokens any more.
+
+        Raises:
+            CompanyAgentsError: `error` itself, where that could not be recorded.
+        """
         facts: dict[str, Any] = {
             "actor": caller.label,
             "integration": ready.wanted.integration_id,
             "provider": ready.provider.name,
         }
-        await self.audit.append(caller.scope.company_id, "consent.not_kept", reason=error.reason, **facts)
+        unrecorded: CompanyAgentsError | None = None
+        try:
+            await self.audit.append(caller.scope.company_id, "consent.not_kept", reason=error.reason, **facts)
+        except CompanyAgentsError as failure:
+            unrecorded = failure
         oauth = ready.provider.oauth
-        if oauth is None or oauth.revocation_ends_all or oauth.one_consent:
-            # It would end others of the same person.
-            return
-        with contextlib.suppress(CompanyAgentsError):
-            if await revoke_tokens(self.calls, ready.provider, ready.client, granted.access, granted.refresh):
-                await self.audit.append(caller.scope.company_id, "consent.revoked", **facts)
+        # Else it would end others of the same person.
+        if oauth is not None and not (oauth.revocation_ends_all or oauth.one_consent):
+            with contextlib.suppress(CompanyAgentsError):
+                if await revoke_tokens(self.calls, ready.provider, ready.client, granted.access, granted.refresh):
+                    await self.audit.append(caller.scope.company_id, "consent.revoked", **facts)
+        if unrecorded is not None:
+            raise error from unrecorded
 
     async def _of_present(self, caller: Caller, wanted: Wanted) -> tuple[Wanted, Destination]:
         """A rotation: everything but the scopes is as it was."""
