@@ -233,25 +233,45 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(app: App, mine: Tenant
 async def test_after_five_days_of_failing_it_is_disabled_and_enabled_again_it_gets_all_that_happened(
     app: App, mine: Tenant, superuser: Past
 ) -> None:
-    answers = [reply(b"", "500 Oops"), reply(b"", "500 Oops"), TAKEN]
+    answers = [*[reply(b"", "500 Oops")] * 3, TAKEN]
     async with serve(answering(*answers)) as server:
         webhook, secret = await registered(app, mine, server)
         await app.agents.rotate_token(mine.local, mine.agent.agent_id())
         await look(app)
         await time_passes(superuser, webhook, 5 * 24 * 3600 + 1)
         await look(app)
-        assert (await app.outbox.webhooks.get(mine.local, webhook.id)).status == "disabled"
+        seen = await app.outbox.webhooks.get(mine.local, webhook.id)
+        assert (seen.status, seen.waiting) == ("enabled", 1), "for five days there may have been nobody who sent"
+        await time_passes(superuser, webhook, 600)
+        await look(app)
+        seen = await app.outbox.webhooks.get(mine.local, webhook.id)
+        assert (seen.status, seen.waiting) == ("disabled", 0)
         assert len(await recorded(app, mine.company.id, "webhook.disabled", webhook=webhook.id)) == 1
         await app.agents.rotate_token(mine.local, mine.agent.agent_id())
         await look(app)
-        assert len(server.requests) == 2, "disabled, it gets nothing"
+        assert len(server.requests) == 3, "disabled, it gets nothing"
         enabled = await app.outbox.webhooks.enable(mine.local, webhook.id)
         assert (enabled.status, enabled.failing_since) == ("enabled", None)
         await look(app)
         await look(app)
-        got = {request.headers["webhook-id"] for request in server.requests[2:]}
+        got = {request.headers["webhook-id"] for request in server.requests[3:]}
         assert len(got) == 1, "the first was given up after five days; what happened meanwhile arrives"
         verified(secret, server.requests[-1])
+
+
+async def test_a_test_that_fails_begins_no_days_of_failing(app: App, mine: Tenant, superuser: Past) -> None:
+    oops = reply(b"", "500 Oops")
+    async with serve(answering(oops, oops, oops, TAKEN)) as server:
+        webhook, _ = await registered(app, mine, server)
+        assert not (await app.outbox.webhooks.test(mine.local, webhook.id)).delivered
+        assert (await state(superuser, webhook))["failing_since"] is None
+        await time_passes(superuser, webhook, 6 * 24 * 3600)
+        await app.agents.rotate_token(mine.local, mine.agent.agent_id())
+        await look(app)
+        assert (await app.outbox.webhooks.get(mine.local, webhook.id)).status == "enabled"
+        await time_passes(superuser, webhook, 6 * 24 * 3600)
+        assert not (await app.outbox.webhooks.test(mine.local, webhook.id)).delivered
+        assert (await app.outbox.webhooks.get(mine.local, webhook.id)).status == "enabled"
 
 
 async def test_one_that_hangs_takes_nothing_from_another(

@@ -22,8 +22,10 @@ CLAIM_TIME = 40.0
 # How long after each failure it is tried again (seconds): Standard Webhooks, "Delivery and retries". The last is repeated.
 SCHEDULE = (5, 300, 1800, 7200, 18000, 36000)
 JITTER = 0.2
-# A webhook that takes nothing for so long is disabled, and a message that is not taken for so long is given up.
+# A webhook that takes nothing for so long is disabled, and a message that is not taken for so long is given up; neither
+# before so many attempts of one message: for some of that time there may have been nobody who sent.
 PATIENCE = timedelta(days=5)
+LEAST_ATTEMPTS = 3
 GONE = 410
 _MOST_WAIT = 24 * 3600
 
@@ -76,9 +78,11 @@ class Sender:
         if sent.delivered:
             await self._end(scope, delivery, sent, "delivered", 0)
             return sent
-        over = delivery.first_tried_at is not None and datetime.now(UTC) - delivery.first_tried_at >= PATIENCE
+        tried_for = datetime.now(UTC) - (delivery.first_tried_at or datetime.now(UTC))
+        over = tried_for >= PATIENCE and delivery.attempts >= LEAST_ATTEMPTS
         state = "given up" if once or over else "waiting"
-        await self._end(scope, delivery, sent, state, max(wait_after(delivery.attempts), sent.retry_after))
+        wait = max(wait_after(delivery.attempts), sent.retry_after)
+        await self._end(scope, delivery, sent, state, wait, once=once)
         return sent
 
     async def _send(self, scope: CompanyScope, delivery: Delivery) -> Sent:
@@ -98,7 +102,9 @@ class Sender:
             return Sent(None, error.sentence)
         return _judged(answer)
 
-    async def _end(self, scope: CompanyScope, delivery: Delivery, sent: Sent, state: str, wait: float) -> None:
+    async def _end(
+        self, scope: CompanyScope, delivery: Delivery, sent: Sent, state: str, wait: float, *, once: bool = False
+    ) -> None:
         async with scope.transaction() as tx:
             # First the webhook, then what is sent to it: in one order with whoever deletes it.
             row = await tx.one("webhook_hold", id=delivery.webhook_id)
@@ -119,9 +125,15 @@ class Sender:
             if sent.delivered:
                 await tx.run("webhook_succeeded", id=delivery.webhook_id)
                 return
-            row = await tx.one("webhook_failed", id=delivery.webhook_id, seconds=PATIENCE.total_seconds())
-            gone = sent.answer == GONE
-            if row is None or row["status"] != "enabled" or not (gone or row["for_long"]):
+            gone, for_long = sent.answer == GONE, False
+            if not once:
+                # A message that somebody asked for, to see whether it arrives, says nothing of the events.
+                seconds = PATIENCE.total_seconds()
+                failed = await tx.one(
+                    "webhook_failed", id=delivery.webhook_id, seconds=seconds, attempts=LEAST_ATTEMPTS
+                )
+                for_long = failed is not None and failed["for_long"]
+            if row["status"] != "enabled" or not (gone or for_long):
                 return
             reason = "the receiver says that it is gone (410)" if gone else f"nothing arrived for {PATIENCE.days} days"
             if await tx.run("webhook_disable", id=delivery.webhook_id, reason=reason):

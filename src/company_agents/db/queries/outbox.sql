@@ -100,8 +100,11 @@ WHERE id = %(id)s AND claim = %(claim)s;
 UPDATE webhooks SET failing_since = NULL WHERE id = %(id)s AND failing_since IS NOT NULL;
 
 -- name: webhook_failed
-UPDATE webhooks SET failing_since = coalesce(failing_since, now()) WHERE id = %(id)s
-RETURNING status, failing_since <= now() - %(seconds)s * interval '1 second' AS for_long;
+-- For long: some message was tried often enough, the last time since it began to fail.
+UPDATE webhooks w SET failing_since = coalesce(w.failing_since, now()) WHERE w.id = %(id)s
+RETURNING w.failing_since <= now() - %(seconds)s * interval '1 second'
+    AND EXISTS (SELECT FROM webhook_deliveries d WHERE d.webhook_id = w.id AND d.state <> 'delivered'
+                AND d.attempts >= %(attempts)s AND d.tried_at >= w.failing_since) AS for_long;
 
 -- name: delivery_list
 SELECT id, message_id, type, state, attempts, due_at, tried_at, answer, error, created_at
