@@ -184,6 +184,16 @@ async def test_what_came_twice_is_no_fault(app: App, mine: Tenant, left: Path) -
     assert faults(await app.events.compare(left), mine.company.id) == []
 
 
+@pytest.mark.parametrize("held", [b"", b"\n\n", b'{"kind":"event","chain":"', b"my notes\n"])
+async def test_a_file_of_which_nothing_can_be_compared_proves_nothing(app: App, tmp_path: Path, held: bytes) -> None:
+    file = tmp_path / "audit.jsonl"
+    file.write_bytes(held)
+    compared = await app.events.compare(file)
+    [fault] = compared.faults
+    assert (compared.events, compared.heads, fault.chain) == (0, 0, None)
+    assert "no event and no head that could be compared" in fault.what
+
+
 async def test_what_is_no_file_is_refused(app: App, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing", Path("/dev/zero")):
         with pytest.raises(WrongUsage):

@@ -81,6 +81,9 @@ class Comparison:
             await self._compare(tx, batch)
             if len(self.faults) >= MOST_FAULTS:
                 break
+        if not self._events and not self._heads:
+            # Whoever emptied the file would be told that nothing is wrong.
+            self.faults.append(Mismatch(None, 0, 0, "the file holds no event and no head that could be compared"))
         found = tuple(self.faults[:MOST_FAULTS])
         return Compared(self._events, self._heads, len(self._seen), self._torn, found)
 
