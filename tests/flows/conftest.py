@@ -134,6 +134,10 @@ class Here:
     async def connected(self, wanted: Wanted | None = None) -> Integration:
         return await self.finish(await self.asked(wanted))
 
+    def good(self) -> list[str]:
+        """The access tokens that are good at the provider."""
+        return [token for token in self.server.state.by_access if self.server.is_good(token)]
+
     async def left(self) -> dict[str, object]:
         """What is kept of integrations and flows: names of secrets and of integrations."""
         secrets = [secret.name for secret in await self.app.store.list(self.tenant.local.scope)]

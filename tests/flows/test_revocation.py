@@ -10,14 +10,13 @@ from uuid import UUID
 
 import pytest
 
-from company_agents.audit.log import AuditLog, SinkDown
+from company_agents.audit.log import AuditLog
 from company_agents.errors import CompanyAgentsError, Conflict, ProbeFailed, Refused, Unavailable
-from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.oauth.model import Rejected
 from company_agents.integrations.provider import Provider
 from company_agents.sensitive import Sensitive
 from tests.flows.conftest import SECRET, Here
-from tests.promises.evidence import connect_past, sql
+from tests.promises.evidence import connect_past, no_right_to_insert
 
 # RFC 7009, 2.2.1.
 UNSUPPORTED = '{"error": "unsupported_token_type"}'
@@ -89,7 +88,7 @@ async def test_a_consent_that_cannot_be_kept_is_revoked_and_recorded(here: Here)
     with pytest.raises(Conflict):
         await here.finish(second)
     present = await here.app.integrations.present(here.tenant.local, kept.id)
-    assert _good(here) == [present.token.reveal_text()], "the consent that nobody has lives on"
+    assert here.good() == [present.token.reveal_text()], "the consent that nobody has lives on"
     [event] = await here.events("consent.not_kept")
     assert (event["provider"], event["reason"]) == ("acme", "duplicate")
     assert len(await here.events("consent.revoked")) == 1
@@ -113,7 +112,20 @@ async def test_a_consent_that_cannot_be_kept_is_revoked_also_where_that_cannot_b
         await here.finish(second)
     assert isinstance(caught.value.__cause__, Unavailable)
     present = await here.app.integrations.present(here.tenant.local, kept.id)
-    assert _good(here) == [present.token.reveal_text()]
+    assert here.good() == [present.token.reveal_text()]
+
+
+async def test_a_consent_that_cannot_be_recorded_is_revoked(here: Here) -> None:
+    params = await here.asked()
+    here.server.misbehave("hold", on="/token")
+    finished = asyncio.create_task(here.finish(params))
+    await asyncio.to_thread(here.server.wait_until_held)
+    async with await connect_past(here.app, "postgres") as superuser, no_right_to_insert(superuser):
+        here.server.release()
+        with pytest.raises(Unavailable):
+            await finished
+    assert here.good() == []
+    assert await here.left() == {"secrets": [], "integrations": []}
 
 
 async def test_a_consent_that_its_service_does_not_take_is_revoked(here: Here) -> None:
@@ -121,7 +133,7 @@ async def test_a_consent_that_its_service_does_not_take_is_revoked(here: Here) -
     here.server.misbehave("status", on="/api/me", status=401, body='{"error": "invalid_token"}')
     with pytest.raises(ProbeFailed):
         await here.finish(params)
-    assert _good(here) == []
+    assert here.good() == []
 
 
 async def test_a_consent_for_an_integration_that_is_gone_meanwhile_is_revoked(here: Here) -> None:
@@ -206,179 +218,6 @@ async def test_a_client_that_is_another_by_now_is_not_told_of_the_old_ones_token
     with pytest.raises(Refused, match="cannot be revoked from here"):
         await here.app.revocation.end(here.tenant.local, integration.id)
     assert here.server.calls_to("/revoke") == []
-
-
-async def test_what_is_deleted_is_revoked_first_with_the_versions_that_runs_hold(here: Here) -> None:
-    integration = await here.connected(here.wanted(allow_all=True))
-    await here.app.runs.open(here.tenant.agent)
-    await here.connected(here.wanted(integration_id=integration.id))
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    assert _good(here) == []
-    assert (await here.left())["integrations"] == []
-    assert [event["version"] for event in await here.events("consent.revoked")] == [2, 1]
-
-
-async def test_a_consent_that_is_to_be_kept_is_left_at_its_provider(here: Here) -> None:
-    integration = await here.connected()
-    await here.app.revocation.delete(here.tenant.local, integration.id, keep_consent=True)
-    assert len(_good(here)) == 1
-    assert here.server.calls_to("/revoke") == []
-    assert await here.left() == {"secrets": [], "integrations": []}
-
-
-async def test_a_provider_that_is_away_keeps_nobody_from_deleting(here: Here) -> None:
-    integration = await here.connected()
-    here.server.misbehave("status", on="/revoke", status=503, times=9)
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    assert await here.left() == {"secrets": [], "integrations": []}
-    assert len(await here.events("credential.not_revoked")) == 1
-
-
-async def test_where_one_revocation_ends_all_others_outlive_what_is_deleted(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acme = here.app.providers.get("acme")
-    assert acme.oauth is not None
-    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
-    first, second = await here.connected(), await here.connected()
-    monkeypatch.setattr(type(here.app.providers), "get", lambda _, name: ending)
-    await here.app.revocation.delete(here.tenant.local, first.id)
-    assert here.server.calls_to("/revoke") == []
-    # Of the last one there are no others.
-    await here.app.revocation.delete(here.tenant.local, second.id)
-    assert here.server.calls_to("/revoke") != []
-
-
-async def test_a_consent_that_a_run_holds_behind_a_pasted_token_outlives_what_is_deleted(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    acme = here.app.providers.get("acme")
-    assert acme.oauth is not None
-    ending = acme.model_copy(update={"oauth": acme.oauth.model_copy(update={"revocation_ends_all": True})})
-    first = await here.connected(here.wanted(allow_all=True))
-    await here.app.runs.open(here.tenant.agent)
-    second = await here.connected()
-    pasted = (await here.app.integrations.present(here.tenant.local, second.id)).token
-    assert (await here.app.integrations.rotate(here.tenant.local, first.id, pasted)).kind == "token"
-    monkeypatch.setattr(type(here.app.providers), "get", lambda _, name: ending)
-    await here.app.revocation.delete(here.tenant.local, second.id)
-    assert here.server.calls_to("/revoke") == []
-    assert len(await here.events("credential.not_revoked")) == 1
-
-
-async def test_where_a_consent_cannot_be_opened_for_now_nothing_is_deleted(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    integration = await here.connected()
-    before = await here.left()
-
-    async def down(company_id: UUID, seq: int) -> None:
-        raise SinkDown
-
-    with monkeypatch.context() as patch:
-        patch.setattr(here.app.audit, "out", down)
-        with pytest.raises(SinkDown):
-            await here.app.revocation.delete(here.tenant.local, integration.id)
-        assert await here.left() == before
-        assert len(_good(here)) == 1
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    assert _good(here) == []
-
-
-async def test_a_consent_that_is_to_be_kept_is_deleted_also_where_it_cannot_be_opened(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    integration = await here.connected()
-
-    async def down(company_id: UUID, seq: int) -> None:
-        raise SinkDown
-
-    with monkeypatch.context() as patch:
-        patch.setattr(here.app.audit, "out", down)
-        await here.app.revocation.delete(here.tenant.local, integration.id, keep_consent=True)
-    assert await here.left() == {"secrets": [], "integrations": []}
-
-
-async def test_a_consent_that_was_tampered_with_is_deleted_and_on_record(here: Here) -> None:
-    integration = await here.connected()
-    async with await connect_past(here.app, "postgres") as superuser:
-        name = f"integration/{integration.id}/1"
-        await sql(superuser, "UPDATE secrets SET value = '\\x00'::bytea || value WHERE name = %(name)s", name=name)
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    assert await here.left() == {"secrets": [], "integrations": []}
-    [event] = await here.events("credential.not_revoked")
-    assert (event["integration"], event["version"]) == (str(integration.id), 1)
-
-
-async def test_a_token_that_was_pasted_is_deleted_without_being_opened(here: Here) -> None:
-    integration = await here.connected()
-    pasted = (await here.app.integrations.present(here.tenant.local, integration.id)).token
-    before = await here.app.integrations.connect(
-        here.tenant.local, "acme", pasted, base_url=here.server.url, allow_private_network=True
-    )
-    await here.app.revocation.delete(here.tenant.local, before.id)
-    opened = [event["integration"] for event in await here.events("credential.begun") if event["purpose"] == "revoke"]
-    assert opened == []
-    assert await here.events("credential.not_revoked") == []
-
-
-async def test_a_consent_that_comes_in_while_the_provider_is_asked_is_revoked_too(here: Here) -> None:
-    integration = await here.connected()
-    params = await here.asked(here.wanted(integration_id=integration.id))
-    here.server.misbehave("hold", on="/revoke")
-    deleted = asyncio.create_task(here.app.revocation.delete(here.tenant.local, integration.id))
-    await asyncio.to_thread(here.server.wait_until_held)
-    assert (await here.finish(params)).version == 2
-    here.server.release()
-    await deleted
-    assert _good(here) == []
-    assert await here.left() == {"secrets": [], "integrations": []}
-    assert {event["version"] for event in await here.events("consent.revoked")} == {1, 2}
-    assert await here.events("credential.not_revoked") == []
-
-
-async def test_a_consent_that_is_renewed_again_and_again_is_deleted_at_last_and_on_record(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    integration = await here.connected()
-    asking = OAuthCalls.revoke
-
-    async def renewed(*given: Any, **more: Any) -> bool:
-        async with await connect_past(here.app, "postgres") as superuser:
-            await sql(
-                superuser,
-                "UPDATE credential_versions SET written_by = written_by + 1 WHERE integration_id = %(id)s",
-                id=integration.id,
-            )
-        return await asking(*given, **more)
-
-    monkeypatch.setattr(OAuthCalls, "revoke", renewed)
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    assert await here.left() == {"secrets": [], "integrations": []}
-    assert len(await here.events("consent.revoked")) == 3
-    assert len(await here.events("credential.not_revoked")) == 1
-    [event] = await here.events("integration.deleted")
-    assert event["name"] == integration.name
-
-
-async def test_all_versions_together_keep_who_deletes_waiting_for_a_while_only(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    integration = await here.connected(here.wanted(allow_all=True))
-    await here.app.runs.open(here.tenant.agent)
-    await here.connected(here.wanted(integration_id=integration.id))
-    monkeypatch.setattr("company_agents.integrations.revocation.MOST_SECONDS", 0.5)
-    here.server.misbehave("hold", on="/revoke", times=9)
-    await here.app.revocation.delete(here.tenant.local, integration.id)
-    here.server.behave()
-    assert len(here.server.calls_to("/revoke")) < 2, "the second version was waited for too"
-    assert (await here.left())["integrations"] == []
-    assert [event["version"] for event in await here.events("credential.not_revoked")] == [2, 1]
-
-
-def _good(here: Here) -> list[str]:
-    """The access tokens that are good at the provider."""
-    return [token.access for token in here.server.state.by_access.values() if here.server.is_good(token.access)]
 
 
 async def test_a_provider_that_is_away_keeps_no_rotation_from_ending(here: Here) -> None:

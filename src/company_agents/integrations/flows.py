@@ -195,15 +195,20 @@ class Flows:
         Raises:
             ProbeFailed, Conflict, NotFound, WrongUsage: it is not kept.
         """
-        wanted, credential = ready.wanted, _credential(ready, flow, granted)
-        await self.audit.append(
-            caller.scope.company_id,
-            "consent.given",
-            actor=caller.label,
-            integration=wanted.integration_id,
-            provider=ready.provider.name,
-            flow=flow,
-        )
+        wanted = ready.wanted
+        try:
+            credential = _credential(ready, flow, granted)
+            await self.audit.append(
+                caller.scope.company_id,
+                "consent.given",
+                actor=caller.label,
+                integration=wanted.integration_id,
+                provider=ready.provider.name,
+                flow=flow,
+            )
+        except CompanyAgentsError as error:
+            await self.not_kept(caller, ready, granted, error)
+            raise
         before = await self._version(caller, wanted)
         account = granted.account or ""
         try:
