@@ -32,6 +32,8 @@ async def test_a_consent_that_is_to_be_kept_is_left_at_its_provider(here: Here) 
     assert len(here.good()) == 1
     assert here.server.calls_to("/revoke") == []
     assert await here.left() == {"secrets": [], "integrations": []}
+    assert len(await here.events("credential.not_revoked")) == 1
+    assert [event for event in await here.events("credential.begun") if event["purpose"] == "revoke"] == []
 
 
 async def test_a_provider_that_is_away_keeps_nobody_from_deleting(here: Here) -> None:

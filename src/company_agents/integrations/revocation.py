@@ -97,7 +97,7 @@ class Revocation:
         caller.require(Permission.INTEGRATION_DELETE)
         integration = await self.integrations.get(caller, integration_id)
         if keep_consent:
-            await self.integrations.delete(caller, integration_id)
+            await self._deleted(caller, integration, frozenset(), anyhow=True)
             return
         deadline = asyncio.get_running_loop().time() + MOST_SECONDS
         asked: set[tuple[int, int]] = set()
