@@ -127,7 +127,9 @@ def _compared(compared: Compared) -> Result:
     ]
     if compared.torn:
         lines.append(f"{count(compared.torn, 'line')} not whole, and passed over")
-    lines += [f"line {each.line}, chain {each.chain}, event {each.seq}: {each.what}" for each in compared.faults]
+    for each in compared.faults:
+        where = f"line {each.line}, chain {each.chain}, event {each.seq}: " if each.chain else ""
+        lines.append(f"{where}{each.what}")
     lines.append("something is wrong" if compared.faults else "nothing is wrong")
     data = {"ok": not compared.faults, **plain(compared)}
     return Result(data, text="\n".join(lines), exit_status=Exit.FAILED if compared.faults else Exit.DONE)

@@ -3,7 +3,7 @@ SELECT company_id FROM companies_with_refresh_due(now());
 
 -- name: refresh_claim
 -- Begin attempts on what is due, the longest due first. What another takes at this moment is passed over.
-WITH due AS (
+WITH due AS MATERIALIZED (
     SELECT integration_id, version, attempt_ends_at IS NOT NULL AS unended
     FROM credential_versions
     WHERE refresh_due_at <= now() AND state <> 'retired' AND (attempt_ends_at IS NULL OR attempt_ends_at <= now())
@@ -100,10 +100,11 @@ UPDATE integrations SET probe_due_at = now() + random() * %(every)s
 WHERE probe_due_at IS NULL OR probe_due_at > now() + 2 * %(every)s;
 
 -- name: probe_claim
-UPDATE integrations SET probe_due_at = now() + (0.9 + 0.2 * random()) * %(every)s, probed_at = now()
-WHERE id IN (SELECT id FROM integrations WHERE probe_due_at <= now() ORDER BY probe_due_at LIMIT %(most)s
-             FOR UPDATE SKIP LOCKED)
-RETURNING id;
+WITH due AS MATERIALIZED (
+    SELECT id FROM integrations WHERE probe_due_at <= now() ORDER BY probe_due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+UPDATE integrations i SET probe_due_at = now() + (0.9 + 0.2 * random()) * %(every)s, probed_at = now()
+FROM due WHERE i.id = due.id
+RETURNING i.id;
 
 -- name: rotation_remind
 UPDATE integrations i SET reminded_version = v.version, status_hint = CASE WHEN i.status_hint = '' THEN %(hint)s ELSE i.status_hint END

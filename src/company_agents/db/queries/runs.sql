@@ -12,9 +12,11 @@ WHERE r.agent_id = %(agent_id)s AND r.state = 'running' AND r.lease_until > cloc
 SELECT id FROM agents WHERE id = %(agent_id)s FOR NO KEY UPDATE;
 
 -- name: runs_prune
-DELETE FROM runs WHERE id IN (
+-- MATERIALIZED, here and wherever a limit meets SKIP LOCKED: a plan that asks again gets others, beyond the limit.
+WITH old AS MATERIALIZED (
     SELECT r.id FROM runs r WHERE r.ended_at < now() - make_interval(days => %(days)s)
-    ORDER BY r.ended_at LIMIT %(most)s FOR UPDATE SKIP LOCKED);
+    ORDER BY r.ended_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+DELETE FROM runs USING old WHERE runs.id = old.id;
 
 -- name: run_get
 SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
@@ -45,12 +47,14 @@ UPDATE runs SET state = 'cancelled', reason = %(reason)s, ended_at = clock_times
 WHERE id = %(id)s AND state IN ('queued', 'running');
 
 -- name: runs_expire
+WITH late AS MATERIALIZED (
+    SELECT r.id FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
+    ORDER BY r.lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
 UPDATE runs SET state = 'expired', ended_at = clock_timestamp(),
     reason = CASE WHEN lease_until >= started_at + make_interval(secs => %(longest)s)
                   THEN 'its longest life was over' ELSE 'its lease ran out' END
-WHERE id IN (SELECT r.id FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
-             ORDER BY r.lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
-RETURNING id, agent_id, fence;
+FROM late WHERE runs.id = late.id
+RETURNING runs.id, agent_id, fence;
 
 -- name: run_token_lookup
 SELECT * FROM run_token_lookup(%s::uuid[], %s::uuid[]);
