@@ -21,6 +21,7 @@ from company_agents.db.embedded import Membership, hold_home, join
 from company_agents.db.host import left_behind
 from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
 from company_agents.db.migrate import migrate
+from company_agents.ending import ended
 from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Sealed
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
@@ -373,6 +374,4 @@ async def _every(seconds: float, work: Any) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await ended(task)

@@ -217,7 +217,7 @@ async def test_a_receiver_gets_the_lines_as_they_would_stand_in_a_file_signed_wi
         file = tmp_path / "kept.jsonl"
         file.write_bytes(taken())
         compared = await app.events.compare(file)
-        assert compared.faults == ()
+        assert [fault for fault in compared.faults if fault.chain == mine.company.id] == []
         assert compared.events >= end
         await sql(superuser, "DELETE FROM audit_sink_cursors")
 

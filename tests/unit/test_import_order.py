@@ -30,8 +30,8 @@ DOORS = {"mcp_server", "gateway", "api", "dashboard", "cli"}
 # What a door never touches: it asks a room that may.
 BEHIND_THE_CORRIDOR = {"crypto", "keysources", "db"}
 
-# How to fail, and how to hold what must not print: for every room.
-FOR_ALL = {"errors", "sensitive"}
+# How to fail, how to hold what must not print, how to end a task: for every room.
+FOR_ALL = {"errors", "sensitive", "ending"}
 
 # room: what it may import beside FOR_ALL
 MAY_IMPORT: dict[str, set[str]] = {
@@ -92,6 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crypto": set(),
     "settings": set(),
     "sensitive": set(),
+    "ending": set(),
     "errors": set(),
     "__init__": set(),
 }

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
+from company_agents.ending import ended
 from company_agents.errors import Busy, CompanyAgentsError, Refused, Sealed, Unavailable
 from company_agents.integrations.attempts import Attempt, Attempts, State
 from company_agents.integrations.clients import Clients, with_oauth
@@ -119,10 +120,7 @@ class Refresher:
         """Wait for what is under way; what then still is, is ended, and found to be uncertain."""
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=self.attempts.lease)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+            await ended(*late)
 
     async def _renewed(
         self, scope: CompanyScope, integration_id: UUID, version: int, actor: str | None, **when: Any

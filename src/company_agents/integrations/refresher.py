@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from company_agents.companies.scope import CompanyScope, InstanceScope
+from company_agents.ending import ended
 from company_agents.errors import CompanyAgentsError
 from company_agents.integrations.checks import Checks
 from company_agents.integrations.endings import said_of
@@ -66,11 +67,7 @@ class Upkeep:
 
     async def close(self) -> None:
         """Look no more, and wait for the refreshes that are under way."""
-        waiting = [*self._tasks, *self._probing]
-        for task in waiting:
-            task.cancel()
-        if waiting:
-            await asyncio.wait(waiting)
+        await ended(*self._tasks, *self._probing)
         await self.refresher.close()
 
     async def refresh_due(self) -> int:

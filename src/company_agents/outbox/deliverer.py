@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.db.database import Row
+from company_agents.ending import ended
 from company_agents.errors import CompanyAgentsError, Sealed
 from company_agents.outbox import events
 from company_agents.outbox.sending import CLAIM_TIME, Delivery, Sender
@@ -54,11 +55,7 @@ class Deliverer:
 
     async def close(self) -> None:
         """Stop. What was being sent is sent again by whoever runs next, under the same id."""
-        tasks = {*self._sending, *([self._loop] if self._loop else [])}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await ended(*self._sending, *([self._loop] if self._loop else []))
 
     async def idle(self) -> None:
         """Wait until nothing is on its way."""

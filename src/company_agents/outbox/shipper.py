@@ -16,6 +16,7 @@ from uuid import UUID
 
 from company_agents.audit.log import SinkDown
 from company_agents.db.database import Row
+from company_agents.ending import ended
 from company_agents.errors import CompanyAgentsError
 from company_agents.outbox.addresses import SinkAddress
 from company_agents.outbox.source import Source
@@ -78,9 +79,7 @@ class Shipper:
         self._wake.set()
         if self._task is not None:
             _, left = await asyncio.wait([self._task], timeout=LAST_TIME)
-            for task in left:
-                task.cancel()
-                await asyncio.wait([task])
+            await ended(*left)
         await self.sink.close()
 
     def grown(self, chains: Iterable[UUID]) -> None:

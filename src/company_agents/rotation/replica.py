@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from company_agents import __version__
 from company_agents.db.database import Database, array_text
+from company_agents.ending import ended
 from company_agents.errors import CompanyAgentsError
 from company_agents.secret_store.keys import HeldKeys
 
@@ -49,8 +50,7 @@ class Replica:
     async def close(self) -> None:
         """Give no more signs, and say good-bye."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await ended(self._task)
         try:
             async with self.db.transaction(None) as tx:
                 await tx.run("replicas_forget", id=self.id)
