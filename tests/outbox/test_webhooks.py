@@ -515,3 +515,14 @@ async def test_a_company_has_so_many_at_most_and_only_events_that_there_are(app:
         await app.outbox.webhooks.create(mine.local, f"https://hooks.example.com/{n}", ALL)
     with pytest.raises(Conflict):
         await app.outbox.webhooks.create(mine.local, "https://hooks.example.com/more", ALL)
+
+
+async def test_the_query_of_an_address_is_obeyed_and_is_not_shown(app: App, mine: Tenant) -> None:
+    async with serve(TAKEN) as server:
+        address = f"{server.url}/hook?token=of-the-receiver"
+        webhook, _ = await app.outbox.webhooks.create(
+            mine.local, address, ["integration.rotated"], allow_private_network=True
+        )
+        assert webhook.url == f"{server.url}/hook"
+        await app.outbox.webhooks.test(mine.local, webhook.id)
+        assert server.requests[-1].path == "/hook?token=of-the-receiver"
