@@ -143,7 +143,7 @@ async def test_a_consent_for_an_integration_that_is_gone_meanwhile_is_revoked(he
     here.server.misbehave("hold", on="/token")
     asked = asyncio.create_task(here.app.devices.poll(here.tenant.local, waiting.id))
     await asyncio.to_thread(here.server.wait_until_held)
-    await here.app.integrations.delete(here.tenant.local, integration.id)
+    await here.app.revocation.delete(here.tenant.local, integration.id, keep_consent=True)
     here.server.release()
     with pytest.raises(CompanyAgentsError):
         await asked

@@ -93,7 +93,7 @@ async def test_what_one_replica_has_acknowledged_counts_at_the_other_with_the_ne
         assert await ask(there, token) == "tool not_found"
         await integrations.allow(local, integration.id, agent)
         assert await ask(there, token) == "ok"
-        await integrations.delete(local, integration.id)
+        await here.app.revocation.delete(local, integration.id)
         assert await ask(there, token) == "tool not_found"
         await agents.retire(local, agent)
         assert await ask(there, token) == "401 unauthenticated"

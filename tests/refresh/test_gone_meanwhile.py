@@ -72,7 +72,7 @@ async def test_a_version_whose_refresher_died_retires_when_the_lease_is_over(wor
 async def test_what_comes_for_a_deleted_integration_is_revoked(world: World) -> None:
     it = await world.consent()
     async with refreshing(world, it):
-        await world.app.integrations.delete(world.tenant.local, it.id)
+        await world.app.revocation.delete(world.tenant.local, it.id, keep_consent=True)
     assert {call.fields["token_type_hint"] for call in world.server.calls_to("/revoke")} == {
         "access_token",
         "refresh_token",
@@ -85,8 +85,9 @@ async def test_what_cannot_be_revoked_is_on_record(world: World) -> None:
     it = await world.consent()
     world.server.misbehave("status", on="/revoke", status=503, times=9)
     async with refreshing(world, it):
-        await world.app.integrations.delete(world.tenant.local, it.id)
-    assert len(await world.events(it, "credential.not_revoked")) == 1
+        await world.app.revocation.delete(world.tenant.local, it.id, keep_consent=True)
+    # Of what was kept with the deletion, and of what came after it.
+    assert len(await world.events(it, "credential.not_revoked")) == 2
 
 
 async def test_a_token_is_kept_also_where_its_next_refresh_cannot_be_planned(

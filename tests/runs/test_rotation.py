@@ -100,7 +100,7 @@ async def test_a_deleted_integration_is_gone_for_runs_that_hold_it(app: App, des
     here = await desk()
     run, token = await here.open()
     await here.rotate("second-token")
-    await app.integrations.delete(here.local, here.integration.id)
+    await app.revocation.delete(here.local, here.integration.id, keep_consent=True)
     with pytest.raises(NotFound):
         await use(app, token, here.integration.id)
     assert (await app.runs.finish(here.agent, run.id, run.fencing_token)).state == "finished"

@@ -1,5 +1,5 @@
 """
-Connect, look at, allow, rotate, check, delete.
+Connect, look at, allow, rotate, check.
 """
 
 from __future__ import annotations
@@ -309,22 +309,6 @@ class Integrations:
         caller.require(Permission.INTEGRATION_CHECK)
         await self.checks.check(caller.scope, integration_id, actor=caller.label)
         return await self.get(caller, integration_id)
-
-    async def delete(self, caller: Caller, integration_id: UUID) -> None:
-        """
-        Delete an integration with its credential; counts at the next call of every agent.
-
-        Raises:
-            NotFound: no such integration.
-        """
-        caller.require(Permission.INTEGRATION_DELETE)
-        async with caller.scope.transaction() as tx:
-            present = await held(tx, integration_id)
-            secrets = await tx.all("integration_secrets", id=integration_id)
-            await tx.run("integration_delete", id=integration_id)
-            for row in secrets:
-                await self.store.delete(tx, row["secret_id"])
-            await self._record(caller, "integration.deleted", integration_id, name=present["name"])
 
     async def check_free(self, scope: CompanyScope, name: str, allow: Sequence[UUID]) -> None:
         """
