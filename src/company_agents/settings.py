@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     public_url: str | None = _setting(
         None, "COMPANY_AGENTS_PUBLIC_URL", "how people and agents reach this orchestrator; unset: http://host:port"
     )
+    local_url: str | None = _setting(
+        None,
+        "COMPANY_AGENTS_LOCAL_URL",
+        "how runs on this machine reach this orchestrator; unset: http://127.0.0.1:port",
+    )
     ca_file: Path | None = _setting(
         None, "COMPANY_AGENTS_CA_FILE", "certificate authorities for outgoing calls; unset: the system's"
     )
@@ -220,6 +225,13 @@ class Settings(BaseSettings):
         """How people and agents reach this orchestrator, without a trailing slash."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    @property
+    def loopback_url(self) -> str:
+        """How runs on this machine reach this orchestrator, without a trailing slash and without leaving the machine."""
+        everywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+        host = everywhere.get(self.host, self.host)
+        return (self.local_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}").rstrip("/")
 
 
 def key_variable(source: SecretStr | None) -> str | None:

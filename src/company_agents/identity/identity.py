@@ -79,7 +79,9 @@ class Identity:
             raise self._refused(row["agent_state"], agent=row["agent_id"], run=claim.run_id)
         self.store.used(claim.company_id, row["id"])
         principal = Principal(
-            Kind.RUN, row["agent_name"], Via.TOKEN, row["agent_id"], claim.company_id, run_id=claim.run_id
+            *(Kind.RUN, row["agent_name"], Via.TOKEN, row["agent_id"], claim.company_id),
+            run_id=claim.run_id,
+            fence=row["fence"],
         )
         return Caller(principal, CompanyScope(claim.company_id, self.db))
 

@@ -26,7 +26,8 @@ class Principal:
     """
     Somebody whose identity was proved: an operator, an agent, a run, or the user of the instance home.
 
-    Of a run, `id` and `name` are its agent's: it does what that may.
+    Of a run, `id` and `name` are its agent's: it does what that may, for as long as nobody else has taken the run on with a
+    higher fencing token than `fence`.
 
     `role` is what an operator is to the instance: owner, or viewer. `ceiling` is the highest role that they may
     use in a company this way: a token's may be lower than theirs.
@@ -40,6 +41,7 @@ class Principal:
     role: Role | None = None
     ceiling: Role | None = None
     run_id: UUID | None = None
+    fence: int | None = None
 
     @property
     def label(self) -> str:

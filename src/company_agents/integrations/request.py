@@ -155,7 +155,7 @@ class Requests:
             by = {"id": None, "name": integration}
         agent_id, run_id = caller.agent_id(), caller.principal.run_id
         async with caller.scope.transaction() as tx:
-            which = {"agent_id": agent_id, "run_id": run_id, **by}
+            which = {"agent_id": agent_id, "run_id": run_id, "fence": caller.principal.fence, **by}
             row = await tx.one("integration_for_use", **which)
             if row is not None and run_id is not None and not row["is_pinned"]:
                 # Allowed after the run began: it is pinned at its first use.

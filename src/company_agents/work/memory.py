@@ -10,6 +10,7 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from company_agents.errors import NotFound, WrongUsage
+from company_agents.identity.holding import still_holds
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 
@@ -47,6 +48,7 @@ class Memories:
         _check(content, title, tags)
         params = {"agent_id": caller.agent_id(), "title": title, "content": content, "tags": list(tags)}
         async with caller.scope.transaction() as tx:
+            await still_holds(tx, caller)
             if memory_id is None:
                 row = await tx.one("memory_insert", id=uuid4(), company_id=caller.scope.company_id, **params)
             else:
@@ -82,6 +84,7 @@ class Memories:
         """
         caller.require(Permission.MEMORY)
         async with caller.scope.transaction() as tx:
+            await still_holds(tx, caller)
             if not await tx.run("memory_delete", id=memory_id, agent_id=caller.agent_id()):
                 _found(None)
 

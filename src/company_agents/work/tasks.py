@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import NotFound, WrongUsage
+from company_agents.identity.holding import still_holds
 from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
@@ -84,6 +85,7 @@ class Tasks:
         _check_texts(title, description)
         task_id = uuid4()
         async with caller.scope.transaction() as tx:
+            await still_holds(tx, caller)
             await _check_assignee(tx, assignee)
             await tx.run(
                 "task_insert",
@@ -117,6 +119,7 @@ class Tasks:
         _check_status(status)
         _check_texts("x" if title is None else title, description or "")
         async with caller.scope.transaction() as tx:
+            await still_holds(tx, caller)
             await _check_assignee(tx, assignee)
             changed = await tx.run(
                 "task_update",
@@ -140,6 +143,7 @@ class Tasks:
         if not text.strip() or len(text) > MOST_TEXT:
             raise WrongUsage(f"a comment has 1 to {MOST_TEXT} characters")
         async with caller.scope.transaction() as tx:
+            await still_holds(tx, caller)
             if await tx.one("task_get", id=task_id) is None:
                 raise _unknown_task()
             row = await tx.one(

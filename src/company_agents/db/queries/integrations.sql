@@ -38,7 +38,8 @@ WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR EXIST
   -- The door has looked; but a call may have waited for its turn since.
   AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active')
   AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs r WHERE r.id = %(run_id)s
-        AND r.agent_id = %(agent_id)s AND r.state = 'running' AND r.lease_until > clock_timestamp()));
+        AND r.agent_id = %(agent_id)s AND r.state = 'running' AND r.fence = %(fence)s::bigint
+        AND r.lease_until > clock_timestamp()));
 
 -- name: integration_there
 SELECT id FROM integrations WHERE id = %(id)s::uuid OR name = %(name)s::text;

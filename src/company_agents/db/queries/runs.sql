@@ -105,3 +105,8 @@ SELECT integration_id FROM pinned;
 -- name: integrations_draining
 SELECT DISTINCT integration_id AS id FROM credential_versions
 WHERE state = 'draining' AND (%(integrations)s::uuid[] IS NULL OR integration_id = ANY (%(integrations)s));
+
+-- name: run_held
+-- For as long as this transaction: who takes the run on, or ends it, waits.
+SELECT r.id FROM runs r
+WHERE r.id = %(id)s AND r.fence = %(fence)s AND r.state = 'running' AND r.lease_until > clock_timestamp() FOR SHARE;
