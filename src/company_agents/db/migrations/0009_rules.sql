@@ -1,13 +1,13 @@
 -- What an agent may do with an integration: methods and paths, how often, and what a person has to approve.
 
--- Rules such as `GET /repos/**`. `only`: nothing else may be called; empty: anything may. `asks`: a person is asked first.
+-- Rules such as `GET /repos/**`. `allows`: nothing else may be called; empty: anything may. `asks`: a person is asked first.
 -- Those of an integration are for agents of which nothing is said by themselves.
 ALTER TABLE integration_agents
-    ADD COLUMN only text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN allows text[] NOT NULL DEFAULT '{}',
     ADD COLUMN asks text[] NOT NULL DEFAULT '{}',
     ADD COLUMN per_minute int CHECK (per_minute > 0);
 ALTER TABLE integrations
-    ADD COLUMN only text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN allows text[] NOT NULL DEFAULT '{}',
     ADD COLUMN asks text[] NOT NULL DEFAULT '{}',
     ADD COLUMN per_minute int CHECK (per_minute > 0);
 
