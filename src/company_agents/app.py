@@ -26,6 +26,7 @@ from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Sealed
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
 from company_agents.identity.identity import Identity
+from company_agents.identity.limits import Limits
 from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
@@ -101,6 +102,7 @@ class App:
     identity: Identity
     companies: Companies
     agents: Agents
+    limits: Limits
     operators: Operators
     members: Members
     sessions: Sessions
@@ -229,6 +231,7 @@ async def open_app(
             identity=identity,
             companies=Companies(db, audit),
             agents=Agents(store, audit),
+            limits=Limits(audit),
             operators=operators,
             members=Members(db, audit),
             sessions=Sessions(db, store, audit, operators),

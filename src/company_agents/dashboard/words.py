@@ -115,6 +115,7 @@ EVENTS = {
     "run.failed": "Run failed",
     "run.cancelled": "Run cancelled",
     "run.expired": "Run expired: its lease ran out",
+    "limits.changed": "Limits changed",
     "credential.cut": "Run cut off from a credential version",
     "credential.retired": "Credential version retired",
     "credential.revoked": "Credential version revoked at the provider",

@@ -67,6 +67,9 @@ class Permission(StrEnum):
     TASK_READ = "company:task:read"
     TASK_WRITE = "company:task:write"
     MEMORY = "agent:memory:own"
+    LIMITS_READ = "company:limits:read"
+    LIMITS_MANAGE = "company:limits:manage"
+    COSTS_READ = "company:costs:read"
     WEBHOOK_READ = "company:webhook:read"
     WEBHOOK_MANAGE = "company:webhook:manage"
     AUDIT_READ = "company:audit:read"
@@ -111,6 +114,9 @@ TABLE: dict[Permission, Who] = {
     Permission.TASK_READ: _VIEWER | _AGENT,
     Permission.TASK_WRITE: _OPERATOR | _AGENT,
     Permission.MEMORY: _AGENT,
+    Permission.LIMITS_READ: _VIEWER,
+    Permission.LIMITS_MANAGE: _OPERATOR,
+    Permission.COSTS_READ: _VIEWER,
     # The address of a webhook may hold a token of its receiver.
     Permission.WEBHOOK_READ: _OPERATOR,
     Permission.WEBHOOK_MANAGE: _OPERATOR,
@@ -124,6 +130,8 @@ DANGEROUS = frozenset(
         Permission.INTEGRATION_ALLOW,
         Permission.INTEGRATION_ROTATE,
         Permission.INTEGRATION_DELETE,
+        # A higher budget lets agents spend more.
+        Permission.LIMITS_MANAGE,
         # Who registers an address has a company's events sent there.
         Permission.WEBHOOK_MANAGE,
         Permission.PROVIDER_CONFIGURE,
