@@ -13,8 +13,7 @@ from pydantic import Field
 
 from company_agents.api.schemas import In, Out
 from company_agents.outbox.events import KINDS
-from company_agents.outbox.target import MOST_URL
-from company_agents.outbox.webhooks import MOST_WEBHOOKS
+from company_agents.outbox.webhooks import MOST_URL, MOST_WEBHOOKS
 
 Event = Annotated[str, Field(max_length=100, json_schema_extra={"enum": [*KINDS]})]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from company_agents.errors import CompanyAgentsError, MayNotStart
-from company_agents.outbox.target import check_url, host_of
+from company_agents.outgoing.receiver import check_url, host_of
 
 FILE, UDP, TCP, TLS, UNIX, WEBHOOK = "file", "udp", "tcp", "tls", "unix", "webhook"
 _KINDS = {

@@ -15,9 +15,9 @@ from uuid import UUID
 from company_agents.audit.log import SinkDown
 from company_agents.db.database import Row, Tx
 from company_agents.errors import CompanyAgentsError
-from company_agents.outbox.signing import headers, signed_text
 from company_agents.outbox.source import Left, Part, Source
 from company_agents.outgoing.exchange import Exchange
+from company_agents.outgoing.standard_webhooks import headers, signed_text
 
 
 class Transport(Protocol):

@@ -12,8 +12,9 @@ from uuid import UUID
 from company_agents.audit.log import AuditLog
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import CompanyAgentsError, Sealed
-from company_agents.outbox.signing import Held
-from company_agents.outgoing.exchange import Answer, Exchange
+from company_agents.outgoing.exchange import Exchange
+from company_agents.outgoing.receiver import Sent, judged
+from company_agents.outgoing.standard_webhooks import Held
 from company_agents.secret_store.store import SecretStore
 
 # How long a receiver has to answer, and how long nobody else sends what was claimed (seconds).
@@ -27,7 +28,8 @@ JITTER = 0.2
 PATIENCE = timedelta(days=5)
 LEAST_ATTEMPTS = 3
 GONE = 410
-_MOST_WAIT = 24 * 3600
+
+__all__ = ["CLAIM_TIME", "SCHEDULE", "SEND_TIME", "Delivery", "Sender", "Sent", "wait_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +44,6 @@ class Delivery:
     payload: str
     attempts: int
     first_tried_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What came of an attempt: the HTTP status, and what is wrong (nothing, where it was delivered)."""
-
-    answer: int | None
-    error: str = ""
-    retry_after: int = 0
-
-    @property
-    def delivered(self) -> bool:
-        """Whether the receiver took it."""
-        return not self.error
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class Sender:
             raise
         except CompanyAgentsError as error:
             return Sent(None, error.sentence)
-        return _judged(answer)
+        return judged(answer)
 
     async def _end(
         self, scope: CompanyScope, delivery: Delivery, sent: Sent, state: str, wait: float, *, once: bool = False
@@ -145,13 +133,3 @@ def wait_after(attempts: int) -> float:
     """Seconds until the next attempt, after so many: as the schedule says, spread."""
     planned = SCHEDULE[min(max(attempts, 1), len(SCHEDULE)) - 1]
     return planned * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 — nothing hangs on its being unguessable
-
-
-def _judged(answer: Answer) -> Sent:
-    if 200 <= answer.status < 300:
-        return Sent(answer.status)
-    if 300 <= answer.status < 400:
-        return Sent(answer.status, f"it answered with a redirect ({answer.status}), and none is followed")
-    said = answer.headers.get("Retry-After", "")
-    wait = min(int(said), _MOST_WAIT) if said.isascii() and said.isdigit() and len(said) < 9 else 0
-    return Sent(answer.status, f"it answered {answer.status}", wait)

@@ -19,11 +19,13 @@ from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.outbox import events
-from company_agents.outbox.sending import CLAIM_TIME, Delivery, Sender, Sent
-from company_agents.outbox.signing import Held, new_secret
-from company_agents.outbox.target import check_url, host_of
+from company_agents.outbox.sending import CLAIM_TIME, Delivery, Sender
+from company_agents.outgoing.receiver import MOST_URL, Sent, check_url, host_of
+from company_agents.outgoing.standard_webhooks import Held, new_secret
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
+
+__all__ = ["MOST_URL", "MOST_WEBHOOKS", "Attempted", "Webhook", "Webhooks", "queue", "retire_previous", "secret_name"]
 
 MOST_WEBHOOKS = 20
 # How long a rotated secret signs beside the new one.

@@ -51,7 +51,7 @@ def headers(message_id: str, timestamp: int, signatures: Iterable[str]) -> dict[
 @dataclass(frozen=True, slots=True)
 class Held:
     """
-    What is sealed of a webhook: where it goes to, and what signs it. `previous` signs beside `secret` until a moment: the
+    What is sealed of a receiver: where messages go to, and what signs them. `previous` signs beside `secret` until a moment: the
     receiver has that long to learn the new one.
     """
 
@@ -113,4 +113,4 @@ class Held:
         except (ValueError, TypeError, KeyError):
             pass
         # Without the cause, which quotes what was sealed.
-        raise Failed("the sealed webhook cannot be read", hint="delete it, and create it again")
+        raise Failed("the sealed address of a receiver cannot be read", hint="delete it, and create it again")
