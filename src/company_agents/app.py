@@ -43,6 +43,7 @@ from company_agents.integrations.open_flows import OpenFlows
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.refresher import Upkeep
+from company_agents.integrations.relay import Relay
 from company_agents.integrations.request import Requests
 from company_agents.integrations.revocation import Revocation
 from company_agents.integrations.status import Statuses
@@ -63,6 +64,10 @@ from company_agents.rotation.replica import Replica
 from company_agents.rotation.rotate import Rotator
 from company_agents.rotation.start import unlock
 from company_agents.rotation.status import Keys
+from company_agents.runs.adapters.base import Adapter
+from company_agents.runs.adapters.http import HttpAdapter
+from company_agents.runs.adapters.llm import LlmAdapter
+from company_agents.runs.agents import Adapters
 from company_agents.runs.runs import SWEEP_EVERY, Runs
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
@@ -102,6 +107,7 @@ class App:
     identity: Identity
     companies: Companies
     agents: Agents
+    adapters: Adapters
     limits: Limits
     operators: Operators
     members: Members
@@ -116,6 +122,7 @@ class App:
     looks: Looks
     refresher: Refresher
     upkeep: Upkeep
+    relay: Relay
     requests: Requests
     runs: Runs
     tasks: Tasks
@@ -190,6 +197,16 @@ async def open_app(
         refresher = Refresher(Attempts(store, statuses, REFRESH_LEASE), audit, providers, clients, oauth)
         checks = Checks(store, outgoing, providers, statuses, refresher)
         integrations = Integrations(store, audit, outgoing, providers, Versions(store), statuses, checks)
+        relay = Relay(
+            *(store, audit, outgoing, integrations, refresher),
+            turns=Turns(settings.company_calls, settings.call_timeout / 2),
+            streams=Turns(settings.company_streams, 0, "streams"),
+            call_time=settings.call_timeout,
+            idle_time=settings.stream_idle,
+            reply_limit=settings.call_limit,
+        )
+        kinds: tuple[Adapter, ...] = (LlmAdapter(), HttpAdapter(store, exchange, settings.url))
+        adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
         runs = Runs(db, store, audit, integrations.versions)
         if long_lived:
             await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
@@ -231,6 +248,7 @@ async def open_app(
             identity=identity,
             companies=Companies(db, audit),
             agents=Agents(store, audit),
+            adapters=adapters,
             limits=Limits(audit),
             operators=operators,
             members=Members(db, audit),
@@ -245,14 +263,8 @@ async def open_app(
             looks=Looks(audit, integrations, statuses),
             refresher=refresher,
             upkeep=upkeep,
-            requests=Requests(
-                store,
-                audit,
-                outgoing,
-                integrations,
-                refresher,
-                Turns(settings.company_calls, settings.call_timeout / 2),
-            ),
+            relay=relay,
+            requests=Requests(relay),
             runs=runs,
             tasks=Tasks(),
             memory=Memories(),

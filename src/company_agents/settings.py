@@ -171,6 +171,26 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_CALL_LIMIT"),
         description="bytes that the body of one outgoing call or its reply may have",
     )
+    company_streams: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_COMPANY_STREAMS"),
+        description="streamed calls of one company that are open at once in one orchestrator",
+    )
+    stream_idle: float = Field(
+        default=300.0,
+        gt=0,
+        le=3600,
+        validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_IDLE"),
+        description="seconds in which nothing of a streamed call need move",
+    )
+    stream_limit: int = Field(
+        default=4 * 1024**3,
+        ge=1024,
+        validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_LIMIT"),
+        description="bytes that the body of one streamed call or its reply may have",
+    )
     audit_sinks: str = _setting(
         "",
         "COMPANY_AGENTS_AUDIT_SINKS",

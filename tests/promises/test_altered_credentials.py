@@ -22,6 +22,7 @@ from company_agents.errors import Unauthenticated
 from company_agents.identity.permissions import Role
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.provider import Provider, Providers, read_provider
+from company_agents.integrations.request import Requests
 from company_agents.sensitive import Sensitive
 from tests.api.conftest import serving as serving_rest
 from tests.conftest import LOCAL, Tenant
@@ -284,7 +285,7 @@ async def test_a_providers_file_that_was_changed_does_not_send_a_credential_else
         )
         assert changed.get("slack").base_url == elsewhere.url
         integrations = dataclasses.replace(app.integrations, providers=changed)
-        requests = dataclasses.replace(app.requests, integrations=integrations)
+        requests = Requests(dataclasses.replace(app.relay, integrations=integrations))
         reply = await requests.request(here.agent, "slack", "POST", "/api/chat.postMessage", body={"text": "hello"})
         # The stand-in takes nothing but `Authorization: Bearer <its token>`.
         assert reply.body["ok"] is True

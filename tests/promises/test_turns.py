@@ -39,7 +39,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_company_with_all_its_turns_taken_waits_and_another_does_not(app: App, tenant: MakeTenant) -> None:
-    requests = dataclasses.replace(app.requests, turns=Turns(2, 30))
+    requests = Requests(dataclasses.replace(app.relay, turns=Turns(2, 30)))
     busy, other = await tenant(), await tenant()
     async with slack_stand_in() as slow, slack_stand_in() as quick:
         await _connect(app, busy, slow)
@@ -55,11 +55,11 @@ async def test_a_company_with_all_its_turns_taken_waits_and_another_does_not(app
         replies = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(reply) for reply in replies] == [Reply] * 4 + [asyncio.CancelledError]
         assert len(slow.used) == 4
-    assert not requests.turns._ways
+    assert not requests.relay.turns._ways
 
 
 async def test_who_gets_no_turn_in_time_is_told_to_slow_down_and_nothing_is_sent(app: App, tenant: MakeTenant) -> None:
-    requests = dataclasses.replace(app.requests, turns=Turns(1, 0.05))
+    requests = Requests(dataclasses.replace(app.relay, turns=Turns(1, 0.05)))
     one = await tenant()
     async with slack_stand_in() as slack:
         await _connect(app, one, slack)
@@ -76,7 +76,7 @@ async def test_who_gets_no_turn_in_time_is_told_to_slow_down_and_nothing_is_sent
 
 
 async def test_an_agent_that_is_paused_while_it_waits_gets_no_turn(app: App, tenant: MakeTenant) -> None:
-    requests = dataclasses.replace(app.requests, turns=Turns(1, 30))
+    requests = Requests(dataclasses.replace(app.relay, turns=Turns(1, 30)))
     one = await tenant()
     async with slack_stand_in() as slack:
         await _connect(app, one, slack)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from company_agents.errors import Unavailable
+from company_agents.integrations.request import Requests
 from tests.refresh.world import OFTEN, ONCE, WINDOW, World, patient
 
 LOST = "the reply to a refresh was lost"
@@ -280,7 +281,7 @@ async def test_a_token_that_ends_five_minutes_before_it_should_is_renewed_on_use
     it = await world.consent(ONCE)
     token = world.server.state.by_access[await world.token(it)]
     token.expires_in = 0
-    requests = dataclasses.replace(world.app.requests, refresher=patient(world.app))
+    requests = Requests(dataclasses.replace(world.app.relay, refresher=patient(world.app)))
     assert (await requests.request(world.tenant.agent, it.name, "GET", "/api/me")).status == 200
     assert world.refreshes() == 1
     assert (await world.now(it)).status == "connected"

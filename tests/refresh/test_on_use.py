@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from company_agents.errors import NotFound, Refused, Unavailable
-from company_agents.integrations.request import Reply
+from company_agents.integrations.request import Reply, Requests
 from company_agents.sensitive import Sensitive
 from tests.promises.evidence import recorded
 from tests.refresh.world import OFTEN, ONCE, World, patient
 
 
 async def use(world: World, it: Any, method: str = "GET", path: str = "/api/me", body: Any = None, **how: Any) -> Reply:
-    requests = replace(world.app.requests, refresher=patient(world.app, **how))
+    requests = Requests(replace(world.app.relay, refresher=patient(world.app, **how)))
     return await requests.request(world.tenant.agent, it.name, method, path, body=body)
 
 
@@ -78,7 +78,7 @@ async def test_a_token_that_is_refused_again_is_not_renewed_again(world: World) 
 async def test_of_many_calls_that_are_refused_at_once_one_renews(world: World) -> None:
     it = await world.consent()
     world.server.state.by_access[await world.token(it)].revoked = True
-    requests = replace(world.app.requests, refresher=patient(world.app))
+    requests = Requests(replace(world.app.relay, refresher=patient(world.app)))
     replies = await asyncio.gather(*(requests.request(world.tenant.agent, it.name, "GET", "/api/me") for _ in range(8)))
     assert [reply.status for reply in replies] == [200] * 8
     assert world.refreshes() == 1
@@ -159,7 +159,7 @@ async def test_a_caller_who_goes_away_does_not_end_the_refresh(world: World) -> 
     await world.is_due(it, dead=True)
     world.server.misbehave("hold", seconds=30)
     refresher = patient(world.app)
-    requests = replace(world.app.requests, refresher=refresher)
+    requests = Requests(replace(world.app.relay, refresher=refresher))
     call = asyncio.create_task(requests.request(world.tenant.agent, it.name, "GET", "/api/me"))
     await asyncio.to_thread(world.server.wait_until_held)
     call.cancel()

@@ -13,6 +13,7 @@ import pytest
 
 from company_agents.app import App, open_app
 from company_agents.integrations.refresher import Upkeep
+from company_agents.integrations.request import Requests
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
 from tests.conftest import Tenant
@@ -46,7 +47,9 @@ async def test_of_many_uses_on_two_replicas_one_renews_and_the_others_wait_for_i
     world.server.misbehave("hold", seconds=30)
     calls = [
         asyncio.create_task(
-            replace(app.requests, refresher=patient(app, age=60)).request(world.tenant.agent, it.name, "GET", "/api/me")
+            Requests(replace(app.relay, refresher=patient(app, age=60))).request(
+                world.tenant.agent, it.name, "GET", "/api/me"
+            )
         )
         for app in (world.app, second)
         for _ in range(3)

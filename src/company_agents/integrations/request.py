@@ -1,40 +1,26 @@
 """
-An agent's request to a provider: found, allowed, recorded, opened, sent, searched.
+One call whose reply is read as a whole: words in, words out.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
 
-from company_agents.audit.chain import path_template
-from company_agents.audit.log import AuditLog
-from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, WrongUsage
+from multidict import CIMultiDictProxy
+
+from company_agents.errors import WrongUsage
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
-from company_agents.integrations.credential import Credential
-from company_agents.integrations.integrations import Integrations
-from company_agents.integrations.probe import refusal
-from company_agents.integrations.provider import Provider
-from company_agents.integrations.refresh import Refresher
-from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
-from company_agents.integrations.turns import Turns
-from company_agents.integrations.versions import unknown_integration
-from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
-from company_agents.secret_store.store import Gone, SecretStore
-from company_agents.sensitive import harmless
+from company_agents.integrations.relay import Relay
+from company_agents.outgoing.client import OutgoingRequest
 
 Query = Mapping[str, Any]
-
-# How often an integration is looked up for one request, where its credential is rotated between that and its opening.
-MOST_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +36,7 @@ class Reply:
 class Requests:
     """Calls in the name of a company, by its agents."""
 
-    store: SecretStore
-    audit: AuditLog
-    outgoing: Outgoing
-    integrations: Integrations
-    refresher: Refresher
-    turns: Turns
+    relay: Relay
 
     async def request(
         self,
@@ -67,6 +48,7 @@ class Requests:
         query: Query | None = None,
         headers: Mapping[str, str] | None = None,
         body: Any = None,
+        wait: float = 0,
     ) -> Reply:
         """
         Make one call with an integration's credential.
@@ -75,6 +57,7 @@ class Requests:
             integration: its id or its name.
             path: the absolute path on the provider's host, percent-encoded.
             body: an object or a list (sent as JSON), a string, or nothing.
+            wait: seconds that the caller waits for a person's approval, where one is needed.
 
         Raises:
             NotFound: no such integration, or not for this agent; both read alike.
@@ -83,123 +66,12 @@ class Requests:
             Unavailable: the provider, or our own record, cannot be reached.
             WrongUsage: method, path, query, headers or body will not do.
         """
-        caller.require(Permission.INTEGRATION_USE)
         # Decided before anything is opened: a request that cannot be made is no use of a credential.
+        caller.require(Permission.INTEGRATION_USE)
         outgoing_headers, content = _encoded(headers or {}, body)
         request = OutgoingRequest(method.upper(), path, _query(query or {}), outgoing_headers, content)
-        # Before it is looked up: whoever waits may no longer be allowed when the turn comes.
-        async with self.turns.of(caller.scope.company_id):
-            return await self._requested(caller, integration, request)
-
-    async def _requested(self, caller: Caller, integration: str, request: OutgoingRequest) -> Reply:
-        for _ in range(MOST_LOOKS):
-            found = await self._find(caller, integration)
-            provider = self.integrations.providers.get(found["provider"])
-            with contextlib.suppress(Gone):
-                return _shown(await self._answered(caller, provider, found, _defaulted(request, provider)))
-            # Rotated or deleted since it was found, and nothing was sent: look again.
-        raise Busy("the credential is being rotated all the time", hint="try again")
-
-    async def _answered(
-        self, caller: Caller, provider: Provider, found: dict[str, Any], request: OutgoingRequest
-    ) -> OutgoingReply:
-        """
-        The reply, and what it says of the credential. The token of a consent is renewed before it ends; where it is
-        refused, it is renewed and the call made once more, whatever the method: who refuses a credential has done nothing
-        yet. A body that is streamed has gone by then, so such a call is not made again.
-        """
-        seen_by, again = "use", (caller, str(found["id"]))
-        if found["consent"] and found["is_ending"]:
-            await self.refresher.fresh(caller.scope, found["id"], found["version"], actor=caller.label)
-            # Whoever has waited may no longer be allowed.
-            found = await self._find(*again)
-        reply = await self._sent(caller, found, request)
-        if found["consent"] and isinstance(request.body, bytes) and refusal(provider, reply, strict=False):
-            base = found["written_by"]
-            state = await self.refresher.replaced(caller.scope, found["id"], found["version"], base, actor=caller.label)
-            if state is not None and state.written_by > base:
-                found = await self._find(*again)
-                reply = await self._sent(caller, found, request)
-            elif state is not None and state.problem == "not now":
-                # A new token will change that.
-                seen_by = "refresh"
-        await self._judge(caller, provider, found, reply, seen_by)
-        return reply
-
-    async def _sent(self, caller: Caller, found: dict[str, Any], request: OutgoingRequest) -> OutgoingReply:
-        facts = {
-            "actor": caller.label,
-            "integration": found["id"],
-            "version": found["version"],
-            "host": found["destination"],
-            "method": harmless(request.method)[:20],
-            "path": path_template(request.path),
-            "decision": "allowed",
-        }
-        try:
-            async with self.store.use(caller.scope, found["secret_id"], **facts) as use:
-                credential = Credential.opened(use.secret)
-                reply = await self.outgoing.call(request, credential.destination, credential.token)
-                removed = reply.removed or None
-                use.ended("replied", status=reply.status, removed=removed, host=credential.destination.origin)
-        except Tampered:
-            reason = "the stored credential was altered: connect it again"
-            await self.integrations.statuses.seen(caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason)
-            raise
-        return reply
-
-    async def _find(self, caller: Caller, integration: str) -> dict[str, Any]:
-        try:
-            by: dict[str, Any] = {"id": UUID(integration), "name": None}
-        except ValueError:
-            by = {"id": None, "name": integration}
-        agent_id, run_id = caller.agent_id(), caller.principal.run_id
-        async with caller.scope.transaction() as tx:
-            which = {"agent_id": agent_id, "run_id": run_id, "fence": caller.principal.fence, **by}
-            row = await tx.one("integration_for_use", **which)
-            if row is not None and run_id is not None and not row["is_pinned"]:
-                # Allowed after the run began: it is pinned at its first use.
-                await self.integrations.versions.pin(tx, run_id, agent_id, row["id"])
-                row = await tx.one("integration_for_use", **which)
-            there = await tx.one("integration_there", **by) if row is None else None
-        if row is None:
-            # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
-            self.audit.refusal(
-                caller.scope.company_id,
-                "integration.refused",
-                actor=caller.label,
-                integration=there["id"] if there else None,
-                reason="not allowed" if there else "unknown",
-            )
-            raise unknown_integration()
-        if row["is_cut"]:
-            facts = {"actor": caller.label, "integration": row["id"], "version": row["version"], "reason": "cut"}
-            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
-            raise Refused(
-                "this run was cut off from the credential that it began with",
-                hint="nothing takes its place: a new run has the present one",
-                code="credential_cut",
-            )
-        return row
-
-    async def _judge(
-        self, caller: Caller, provider: Provider, found: dict[str, Any], reply: OutgoingReply, seen_by: str
-    ) -> None:
-        problem = refusal(provider, reply, strict=False)
-        status = NEEDS_ATTENTION if problem else CONNECTED
-        if found["status"] == status or (problem is None and not 200 <= reply.status < 300):
-            return
-        if problem is None and (found["status"] == EXPIRING or found["refresh_problem"] in BROKEN):
-            # It works, and will not for long; the status says that already.
-            return
-        reason = f"{provider.title} did not accept the credential: {problem}" if problem else ""
-        try:
-            await self.integrations.statuses.seen(
-                caller.scope, found["id"], found["version"], status, reason, seen_by=seen_by
-            )
-        except CompanyAgentsError:
-            # The reply is the caller's, whether or not the status could be written; the next use writes it.
-            return
+        async with self.relay.open(caller, integration, request, wait=wait, whole=True) as relayed:
+            return _shown(relayed.status, relayed.headers, await relayed.whole())
 
 
 def _query(query: Query) -> str:
@@ -243,19 +115,12 @@ def _utf8(text: str) -> bytes:
         raise WrongUsage("the body is not text that can be sent") from None
 
 
-def _defaulted(request: OutgoingRequest, provider: Provider) -> OutgoingRequest:
-    given = dict(request.headers)
-    names = {name.lower() for name in given}
-    added = {name: value for name, value in provider.headers.items() if name.lower() not in names}
-    return replace(request, headers={**added, **given})
-
-
-def _shown(reply: OutgoingReply) -> Reply:
+def _shown(status: int, given: CIMultiDictProxy[str], body: bytes) -> Reply:
     headers: dict[str, str] = {}
-    for name, value in reply.headers.items():
+    for name, value in given.items():
         key = name.lower()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
-    return Reply(reply.status, headers, _body(headers.get("content-type", ""), reply.body))
+    return Reply(status, headers, _body(headers.get("content-type", ""), body))
 
 
 def _body(content_type: str, body: bytes) -> Any:

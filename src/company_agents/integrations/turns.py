@@ -19,10 +19,11 @@ class Turns:
 
     each: int
     patience: float
+    what: str = "calls"
     _ways: dict[UUID, _Ways] = field(default_factory=dict)
 
     @contextlib.asynccontextmanager
-    async def of(self, company_id: UUID) -> AsyncIterator[None]:
+    async def of(self, company_id: UUID) -> AsyncIterator[Turn]:
         """
         A turn of a company, in the order in which they came.
 
@@ -32,21 +33,57 @@ class Turns:
         ways = self._ways.setdefault(company_id, _Ways(asyncio.Semaphore(self.each)))
         ways.users += 1
         try:
+            turn = Turn(self, ways.free)
+            await turn.take()
             try:
-                async with asyncio.timeout(self.patience):
-                    await ways.free.acquire()
-            except TimeoutError:
-                raise TooMany(
-                    f"{self.each} calls of this company are under way, as many as may be", retry_after=5
-                ) from None
-            try:
-                yield
+                yield turn
             finally:
-                ways.free.release()
+                turn.give()
         finally:
             ways.users -= 1
             if not ways.users:
                 del self._ways[company_id]
+
+
+@dataclass
+class Turn:
+    """One call's turn."""
+
+    turns: Turns
+    free: asyncio.Semaphore
+    is_taken: bool = False
+
+    async def take(self) -> None:
+        """
+        Raises:
+            TooMany: none came in time.
+        """
+        try:
+            async with asyncio.timeout(self.turns.patience):
+                await self.free.acquire()
+        except TimeoutError:
+            raise TooMany(
+                f"{self.turns.each} {self.turns.what} of this company are under way, as many as may be", retry_after=5
+            ) from None
+        self.is_taken = True
+
+    def give(self) -> None:
+        """Another's turn; once is enough."""
+        if self.is_taken:
+            self.is_taken = False
+            self.free.release()
+
+    @contextlib.asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """
+        Let others go first for as long as a person is waited for.
+
+        Raises:
+            TooMany: afterwards, none came in time.
+        """
+        self.give()
+        yield
+        await self.take()
 
 
 @dataclass

@@ -1,0 +1,389 @@
+"""
+An agent's request to a provider, and the provider's reply to the agent: found, allowed, recorded, opened, sent, searched, as
+both of them stream. Every door that lets an agent call a provider does it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from multidict import CIMultiDictProxy
+
+from company_agents.audit.chain import path_template
+from company_agents.audit.log import AuditLog
+from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, Unavailable
+from company_agents.identity.permissions import Permission
+from company_agents.identity.principal import Caller
+from company_agents.integrations.credential import Credential
+from company_agents.integrations.integrations import Integrations
+from company_agents.integrations.probe import refusal
+from company_agents.integrations.provider import Provider
+from company_agents.integrations.refresh import Refresher
+from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
+from company_agents.integrations.turns import Turn, Turns
+from company_agents.integrations.versions import unknown_integration
+from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
+from company_agents.outgoing.destination import Destination
+from company_agents.outgoing.reply import StreamedReply
+from company_agents.secret_store.store import Gone, SecretStore, Use
+from company_agents.sensitive import harmless
+
+Found = dict[str, Any]
+
+# How often an integration is looked up for one request, where its credential is rotated between that and its opening.
+MOST_LOOKS = 5
+# Bytes of a reply that are read before it is passed on, where they may say that the credential is refused.
+LOOKED_AT = 64 * 1024
+
+
+@dataclass
+class Relayed:
+    """
+    A reply on its way to the caller. Its body is read once, and is whole when `body` ends; what was read of it before,
+    to see what it says of the credential, comes first.
+    """
+
+    provider: Provider
+    destination: Destination
+    reply: StreamedReply
+    size: int = 0
+    # Whether the last byte was read.
+    ended: bool = False
+    _first: list[bytes] = field(default_factory=list)
+    _rest: AsyncIterator[bytes] | None = None
+
+    @property
+    def status(self) -> int:
+        """The status of HTTP."""
+        return self.reply.status
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The headers that are for the caller, searched."""
+        return self.reply.headers
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """
+        The body, decoded and searched, in pieces.
+
+        Raises:
+            Refused: it is larger than the limit, or not what its content encoding says.
+            Unavailable: it broke off.
+        """
+        while self._first:
+            yield self._first.pop(0)
+        async for piece in self._pieces():
+            yield piece
+
+    async def whole(self) -> bytes:
+        """
+        All of the body, searched once more as it will be read.
+
+        Raises: like `body`.
+        """
+        return self.reply.searched_as_read(b"".join([piece async for piece in self.body()]))
+
+    async def beginning(self) -> bytes:
+        """What comes first of the body, as far as it is looked at; `body` gives it all the same."""
+        taken = sum(map(len, self._first))
+        while taken < LOOKED_AT and (piece := await anext(self._pieces(), None)) is not None:
+            self._first.append(piece)
+            taken += len(piece)
+        return b"".join(self._first)
+
+    def _pieces(self) -> AsyncIterator[bytes]:
+        if self._rest is None:
+            self._rest = self._read()
+        return self._rest
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        async for piece in self.reply.body():
+            self.size += len(piece)
+            # What a reply says of its cost is read here, piece by piece as it passes.
+            yield piece
+        self.ended = True
+
+
+@dataclass(frozen=True)
+class Relay:
+    """
+    Calls in the name of a company, by its agents.
+
+    Args:
+        turns: calls that wait for the head of their reply.
+        streams: replies that are read as they come.
+        call_time: seconds for a whole call whose reply is not streamed.
+        idle_time: seconds in which nothing of a streamed call has to move.
+        reply_limit: bytes of a reply that is not streamed.
+    """
+
+    store: SecretStore
+    audit: AuditLog
+    outgoing: Outgoing
+    integrations: Integrations
+    refresher: Refresher
+    turns: Turns
+    streams: Turns
+    call_time: float
+    idle_time: float
+    reply_limit: int
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, caller: Caller, integration: str, request: OutgoingRequest, *, wait: float = 0, whole: bool = False
+    ) -> AsyncIterator[Relayed]:
+        """
+        Make one call with an integration's credential; the head of the reply is there, its body comes as it is read.
+
+        Args:
+            integration: its id or its name.
+            wait: seconds that the caller waits for a person's approval, where one is needed.
+            whole: the reply is read at once, within the time and size of a call that is not streamed.
+
+        Raises:
+            NotFound: no such integration, or not for this agent; both read alike.
+            Refused: the run was cut off from its version (`credential_cut`), the call may not go there, or its reply may not come back.
+            TooMany: the company has as many calls under way as it may.
+            Unavailable: the provider, or our own record, cannot be reached.
+            WrongUsage: method, path, query, headers or body will not do.
+        """
+        caller.require(Permission.INTEGRATION_USE)
+        company = caller.scope.company_id
+        async with contextlib.AsyncExitStack() as held:
+            if not whole:
+                await held.enter_async_context(self.streams.of(company))
+            # Before it is looked up: whoever waits may no longer be allowed when the turn comes.
+            async with self.turns.of(company) as turn:
+                relayed = await self._relayed(caller, integration, request, wait, turn, held, whole=whole)
+                if whole:
+                    yield relayed
+                    return
+            yield relayed
+
+    async def _relayed(
+        self,
+        caller: Caller,
+        integration: str,
+        request: OutgoingRequest,
+        wait: float,
+        turn: Turn,
+        held: contextlib.AsyncExitStack,
+        *,
+        whole: bool,
+    ) -> Relayed:
+        for _ in range(MOST_LOOKS):
+            found = await self._find(caller, integration, request)
+            provider = self.integrations.providers.get(found["provider"])
+            request = _defaulted(request, provider)
+            found, request = await self._approved(caller, found, request, wait, turn)
+            # Rotated or deleted since it was found, and nothing was sent: look again.
+            with contextlib.suppress(Gone):
+                return await held.enter_async_context(self._answered(caller, provider, found, request, whole=whole))
+        raise Busy("the credential is being rotated all the time", hint="try again")
+
+    async def _approved(
+        self, caller: Caller, found: Found, request: OutgoingRequest, wait: float, turn: Turn
+    ) -> tuple[Found, OutgoingRequest]:
+        """
+        What a person has to approve, is approved; `turn.aside()` gives the turn away for as long as somebody is waited for,
+        and whoever has waited is looked up again.
+        """
+        return found, request
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self, caller: Caller, provider: Provider, found: Found, request: OutgoingRequest, *, whole: bool
+    ) -> AsyncIterator[Relayed]:
+        """
+        The reply, and what it says of the credential. The token of a consent is renewed before it ends; where it is
+        refused, it is renewed and the call made once more, whatever the method: who refuses a credential has done nothing
+        yet. A body that is streamed has gone by then, so such a call is not made again.
+        """
+        seen_by, again = "use", (caller, str(found["id"]), request)
+        if found["consent"] and found["is_ending"]:
+            await self.refresher.fresh(caller.scope, found["id"], found["version"], actor=caller.label)
+            # Whoever has waited may no longer be allowed.
+            found = await self._find(*again)
+        async with contextlib.AsyncExitStack() as sent:
+            relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
+            problem = await _refusal(relayed)
+            if problem and found["consent"] and isinstance(request.body, bytes):
+                base = found["written_by"]
+                state = await self.refresher.replaced(
+                    caller.scope, found["id"], found["version"], base, actor=caller.label
+                )
+                if state is not None and state.written_by > base:
+                    await sent.aclose()
+                    found = await self._find(*again)
+                    relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
+                    problem = await _refusal(relayed)
+                elif state is not None and state.problem == "not now":
+                    # A new token will change that.
+                    seen_by = "refresh"
+            await self._judge(caller, provider, found, relayed.status, problem, seen_by)
+            # Here a reply that is streamed is held for as long as its caller may have it.
+            yield relayed
+
+    @contextlib.asynccontextmanager
+    async def _sent(
+        self, caller: Caller, provider: Provider, found: Found, request: OutgoingRequest, *, whole: bool
+    ) -> AsyncIterator[Relayed]:
+        facts = {
+            "actor": caller.label,
+            "integration": found["id"],
+            "version": found["version"],
+            "host": found["destination"],
+            "method": harmless(request.method)[:20],
+            "path": path_template(request.path),
+            "decision": "allowed",
+        }
+        async with contextlib.AsyncExitStack() as opened:
+            try:
+                use = await opened.enter_async_context(self.store.use(caller.scope, found["secret_id"], **facts))
+                credential = _opened(use)
+            except Tampered:
+                reason = "the stored credential was altered: connect it again"
+                await self.integrations.statuses.seen(
+                    caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason
+                )
+                raise
+            async with self._streamed(request, credential, whole=whole) as reply:
+                relayed = Relayed(provider, credential.destination, reply)
+                result = "failed"
+                try:
+                    yield relayed
+                    result = "replied" if relayed.ended else "broken off"
+                except CompanyAgentsError:
+                    raise
+                except BaseException:
+                    result = "broken off"
+                    raise
+                finally:
+                    use.ended(
+                        "replied" if relayed.ended else result,
+                        status=relayed.status,
+                        bytes=relayed.size,
+                        removed=reply.removed or None,
+                        host=credential.destination.origin,
+                    )
+
+    @contextlib.asynccontextmanager
+    async def _streamed(
+        self, request: OutgoingRequest, credential: Credential, *, whole: bool
+    ) -> AsyncIterator[StreamedReply]:
+        """The reply as the outgoing call has it, in time: all of it, or its head after the last that was sent."""
+        destination, seconds = credential.destination, self.call_time if whole else self.idle_time
+        clock = asyncio.timeout(seconds)
+        if not isinstance(request.body, bytes):
+            request = replace(request, body=_prolonging(request.body, clock, seconds))
+        try:
+            async with (
+                clock,
+                self.outgoing.stream(
+                    request, destination, credential.token, limit=self.reply_limit if whole else None
+                ) as reply,
+            ):
+                if not whole:
+                    clock.reschedule(None)
+                yield reply
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise Unavailable(
+                f"{destination.host} did not answer within {seconds:g} seconds", hint="try again later"
+            ) from None
+
+    async def _find(self, caller: Caller, integration: str, request: OutgoingRequest) -> Found:
+        try:
+            by: dict[str, Any] = {"id": UUID(integration), "name": None}
+        except ValueError:
+            by = {"id": None, "name": integration}
+        agent_id, run_id = caller.agent_id(), caller.principal.run_id
+        async with caller.scope.transaction() as tx:
+            which = {"agent_id": agent_id, "run_id": run_id, "fence": caller.principal.fence, **by}
+            row = await tx.one("integration_for_use", **which)
+            if row is not None and run_id is not None and not row["is_pinned"]:
+                # Allowed after the run began: it is pinned at its first use.
+                await self.integrations.versions.pin(tx, run_id, agent_id, row["id"])
+                row = await tx.one("integration_for_use", **which)
+            there = await tx.one("integration_there", **by) if row is None else None
+            if row is not None and not row["is_cut"]:
+                await self._permitted(tx, caller, row, request)
+        if row is None:
+            # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
+            self.audit.refusal(
+                caller.scope.company_id,
+                "integration.refused",
+                actor=caller.label,
+                integration=there["id"] if there else None,
+                reason="not allowed" if there else "unknown",
+            )
+            raise unknown_integration()
+        if row["is_cut"]:
+            facts = {"actor": caller.label, "integration": row["id"], "version": row["version"], "reason": "cut"}
+            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
+            raise Refused(
+                "this run was cut off from the credential that it began with",
+                hint="nothing takes its place: a new run has the present one",
+                code="credential_cut",
+            )
+        return row
+
+    async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest) -> None:
+        """
+        Whether this very call may be made: its method and path, the budget, how often. In the transaction in which it
+        was found.
+        """
+
+    async def _judge(
+        self, caller: Caller, provider: Provider, found: Found, answered: int, problem: str | None, seen_by: str
+    ) -> None:
+        status = NEEDS_ATTENTION if problem else CONNECTED
+        if found["status"] == status or (problem is None and not 200 <= answered < 300):
+            return
+        if problem is None and (found["status"] == EXPIRING or found["refresh_problem"] in BROKEN):
+            # It works, and will not for long; the status says that already.
+            return
+        reason = f"{provider.title} did not accept the credential: {problem}" if problem else ""
+        try:
+            await self.integrations.statuses.seen(
+                caller.scope, found["id"], found["version"], status, reason, seen_by=seen_by
+            )
+        except CompanyAgentsError:
+            # The reply is the caller's, whether or not the status could be written; the next use writes it.
+            return
+
+
+def _opened(use: Use) -> Credential:
+    return Credential.opened(use.secret)
+
+
+async def _refusal(relayed: Relayed) -> str | None:
+    """What the reply says against the credential. Some providers say so in the body, with a status that says yes."""
+    kind = relayed.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    says = relayed.provider.refused_codes and (kind == "application/json" or kind.endswith("+json"))
+    if relayed.status != 401 and not says:
+        return None
+    reply = OutgoingReply(relayed.status, relayed.headers, await relayed.beginning())
+    return refusal(relayed.provider, reply, strict=False)
+
+
+async def _prolonging(body: AsyncIterable[bytes], clock: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:
+    """A body that is streamed: with each piece that moves, the time begins anew."""
+    loop = asyncio.get_running_loop()
+    async for piece in body:
+        clock.reschedule(loop.time() + seconds)
+        yield piece
+    clock.reschedule(loop.time() + seconds)
+
+
+def _defaulted(request: OutgoingRequest, provider: Provider) -> OutgoingRequest:
+    given = list(request.headers.items() if hasattr(request.headers, "items") else request.headers)
+    names = {name.lower() for name, _ in given}
+    added = [(name, value) for name, value in provider.headers.items() if name.lower() not in names]
+    return replace(request, headers=[*added, *given]) if added else request
