@@ -89,6 +89,14 @@ def webhook(world: World) -> dict[str, Any]:
     return {"url": f"{world.url}/hook", "events": ["key.rotated"], "allow_private_network": True}
 
 
+def remote_at(url: str) -> dict[str, Any]:
+    return {"url": f"{url}/runs", "allow_private_network": True}
+
+
+def remote(world: World) -> dict[str, Any]:
+    return {"adapter": "http", "config": remote_at(world.url)}
+
+
 def consent(world: World) -> dict[str, Any]:
     return {
         **some_name(world),
@@ -119,6 +127,9 @@ SAMPLES: dict[str, Sample] = {
     "resumeAgent": Sample(P.AGENT_MANAGE),
     "retireAgent": Sample(P.AGENT_MANAGE),
     "rotateAgentToken": Sample(P.AGENT_TOKEN),
+    "setAdapter": Sample(P.AGENT_ADAPTER, remote),
+    "removeAdapter": Sample(P.AGENT_ADAPTER),
+    "rotateAdapterSecret": Sample(P.AGENT_ADAPTER),
     "listIntegrations": Sample(P.INTEGRATION_READ),
     "getIntegration": Sample(P.INTEGRATION_READ),
     "connectIntegration": Sample(P.INTEGRATION_CONNECT, connection),
@@ -226,6 +237,7 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     asked = Wanted("generic", issuer=url, name="by consent", base_url=url, allow_private=True)
     waiting = await app.devices.begin(tenant.local, asked)
     hook, _ = await app.outbox.webhooks.create(tenant.local, f"{url}/hook", ["key.rotated"], allow_private_network=True)
+    await app.adapters.set(tenant.local, agent_id, "http", remote_at(url))
     ids = {
         "cid": tenant.company.id,
         "agent_id": agent_id,

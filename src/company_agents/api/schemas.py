@@ -104,7 +104,7 @@ class OperatorTokenOut(Out):
     last_used_at: datetime | None
 
 
-# — companies, agents —
+# — companies —
 
 
 class NewCompany(In):
@@ -119,39 +119,6 @@ class CompanyOut(Out):
     id: UUID
     name: str
     created_at: datetime
-
-
-class NewAgent(In):
-    """An agent to hire."""
-
-    name: Name
-
-
-class AgentOut(Out):
-    """An agent."""
-
-    id: UUID
-    company_id: UUID
-    name: str
-    state: Literal["active", "paused", "retired"]
-    created_at: datetime
-    updated_at: datetime
-    token_created_at: datetime | None
-    token_last_used_at: datetime | None
-
-
-class AgentToken(Out):
-    """An agent's new token: the only time that it is shown."""
-
-    id: UUID
-    token: str
-
-
-class AgentCreated(AgentOut):
-    """A new agent with its token: the only time that it is shown."""
-
-    token: str | None = Field(description="null where the answer is a replay: a token is not kept to be shown again")
-    replayed: bool = Field(False, description="whether this Idempotency-Key had created it before")
 
 
 # — integrations —

@@ -4,8 +4,9 @@ Agents: hire, pause, resume, retire, and their tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
@@ -25,7 +26,10 @@ MOVES = {"paused": {"active"}, "active": {"paused"}, "retired": {"active", "paus
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An identity in a company."""
+    """
+    An identity in a company. `adapter` says how its runs are executed; without one it opens them itself. A listed one
+    comes without its configuration.
+    """
 
     id: UUID
     company_id: UUID
@@ -35,6 +39,9 @@ class Agent:
     updated_at: datetime
     token_created_at: datetime | None
     token_last_used_at: datetime | None
+    adapter: str | None = None
+    unsandboxed: bool = False
+    adapter_config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Agents:
         async with caller.scope.transaction() as tx:
             await tx.run("agent_insert", id=agent_id, company_id=caller.scope.company_id, name=name)
             await self.store.put(tx, _secret_name(agent_id), token)
-            agent = await _agent(tx, agent_id)
+            agent = await agent_in(tx, agent_id)
             # Before the commit: what happened is always on record; at worst the record says one thing too many.
             await self.audit.append(
                 caller.scope.company_id, "agent.created", actor=caller.label, agent=agent_id, name=name
@@ -79,7 +86,7 @@ class Agents:
         """
         caller.require(Permission.AGENT_READ)
         async with caller.scope.transaction() as tx:
-            return await _agent(tx, agent_id)
+            return await agent_in(tx, agent_id)
 
     async def rotate_token(self, caller: Caller, agent_id: UUID) -> tuple[Agent, Sensitive]:
         """
@@ -92,10 +99,10 @@ class Agents:
         caller.require(Permission.AGENT_TOKEN)
         token = new_agent_token(caller.scope.company_id, agent_id)
         async with caller.scope.transaction() as tx:
-            if (await _agent(tx, agent_id)).state == "retired":
+            if (await agent_in(tx, agent_id)).state == "retired":
                 raise Conflict("a retired agent gets no token", hint="hire another agent")
             await self.store.replace(tx, _secret_name(agent_id), token)
-            agent = await _agent(tx, agent_id)
+            agent = await agent_in(tx, agent_id)
             await self.audit.append(caller.scope.company_id, "agent.token_rotated", actor=caller.label, agent=agent_id)
         return agent, token
 
@@ -115,7 +122,7 @@ class Agents:
         caller.require(Permission.AGENT_MANAGE)
         async with caller.scope.transaction() as tx:
             moved = await tx.run("agent_move", id=agent_id, state=state, sources=sorted(MOVES[state]))
-            agent = await _agent(tx, agent_id)
+            agent = await agent_in(tx, agent_id)
             if agent.state != state:
                 raise Conflict(f"this agent is {agent.state}, so it cannot become {state}", hint="hire another agent")
             if moved:
@@ -129,7 +136,13 @@ def _secret_name(agent_id: UUID) -> str:
     return f"agent_token/{agent_id}"
 
 
-async def _agent(tx: Tx, agent_id: UUID) -> Agent:
+async def agent_in(tx: Tx, agent_id: UUID) -> Agent:
+    """
+    One agent, in somebody's transaction.
+
+    Raises:
+        NotFound: no such agent in this company.
+    """
     row = await tx.one("agent_get", id=agent_id)
     if row is None:
         raise NotFound("this agent does not exist", hint="`company-agents agent list --company ID` shows them")

@@ -45,12 +45,14 @@ class Permission(StrEnum):
     KEY_READ = "instance:key:read"
     KEY_ROTATE = "instance:key:rotate"
     KEY_PRUNE = "instance:key:prune"
+    AGENT_UNSANDBOX = "instance:agent:unsandbox"
 
     COMPANY_READ = "company:company:read"
     MEMBER_MANAGE = "company:member:manage"
     AGENT_READ = "company:agent:read"
     AGENT_MANAGE = "company:agent:manage"
     AGENT_TOKEN = "company:agent:rotate-token"
+    AGENT_ADAPTER = "company:agent:adapter"
     INTEGRATION_READ = "company:integration:read"
     INTEGRATION_CONNECT = "company:integration:connect"
     INTEGRATION_ALLOW = "company:integration:allow"
@@ -91,11 +93,14 @@ TABLE: dict[Permission, Who] = {
     Permission.KEY_READ: _OWNER,
     Permission.KEY_ROTATE: _OWNER,
     Permission.KEY_PRUNE: _OWNER,
+    # Of the instance: a process that runs as we do can read the master key, which opens what every company has.
+    Permission.AGENT_UNSANDBOX: _OWNER,
     Permission.COMPANY_READ: _VIEWER | _AGENT,
     Permission.MEMBER_MANAGE: _OWNER,
     Permission.AGENT_READ: _VIEWER,
     Permission.AGENT_MANAGE: _OPERATOR,
     Permission.AGENT_TOKEN: _OPERATOR,
+    Permission.AGENT_ADAPTER: _OPERATOR,
     Permission.INTEGRATION_READ: _VIEWER | _AGENT,
     Permission.INTEGRATION_CONNECT: _OPERATOR,
     Permission.INTEGRATION_ALLOW: _OPERATOR,
@@ -136,6 +141,8 @@ DANGEROUS = frozenset(
         Permission.WEBHOOK_MANAGE,
         Permission.PROVIDER_CONFIGURE,
         Permission.AGENT_TOKEN,
+        # It says what is run on this machine, or where a company's work is handed to. Leaving the sandbox needs this too.
+        Permission.AGENT_ADAPTER,
         Permission.OPERATOR_MANAGE,
         Permission.MEMBER_MANAGE,
         Permission.KEY_ROTATE,

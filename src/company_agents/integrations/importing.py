@@ -232,9 +232,9 @@ def _sorted_out(
     text = value.reveal_text().strip() if value else ""
     named = [provider for provider in providers if _plain(name) in map(_plain, provider.variables)]
     fitting = [provider for provider in named if len(text) <= MOST_TOKEN and provider.looks_right(text)]
-    if len(telling := [provider for provider in fitting if _tells(provider, text)]) == 1:
+    if len(telling := [provider for provider in fitting if tells(provider, text)]) == 1:
         fitting = telling
-    others = [] if telling else [provider for provider in providers if _tells(provider, text)]
+    others = [] if telling else [provider for provider in providers if tells(provider, text)]
     whose = fitting or named or others
     if not whose:
         if asked_for or (text and _SUSPICIOUS.fullmatch(name)):
@@ -277,7 +277,7 @@ def _lines(same: Sequence[Variable]) -> str:
     return f"lines {', '.join([first, *rest[:-1]])} and {rest[-1]}"
 
 
-def _tells(provider: Provider, text: str) -> bool:
+def tells(provider: Provider, text: str) -> bool:
     """
     Whether a token says by itself that it may be this provider's: it fits, and would not with any of its first characters
     changed. A pattern such as 32 hexadecimal digits tells nothing, and what fits it may belong to anybody.

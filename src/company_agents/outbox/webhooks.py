@@ -7,7 +7,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,15 +21,13 @@ from company_agents.identity.principal import Caller
 from company_agents.outbox import events
 from company_agents.outbox.sending import CLAIM_TIME, Delivery, Sender
 from company_agents.outgoing.receiver import MOST_URL, Sent, check_url, host_of
-from company_agents.outgoing.standard_webhooks import Held, new_secret
+from company_agents.outgoing.standard_webhooks import OVERLAP, Held, new_secret
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
 
 __all__ = ["MOST_URL", "MOST_WEBHOOKS", "Attempted", "Webhook", "Webhooks", "queue", "retire_previous", "secret_name"]
 
 MOST_WEBHOOKS = 20
-# How long a rotated secret signs beside the new one.
-OVERLAP = timedelta(hours=24)
 MOST_DELIVERIES = 100
 
 

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from company_agents.errors import Failed
@@ -19,6 +19,8 @@ from company_agents.sensitive import Sensitive
 PREFIX = "whsec_"
 # The specification asks for 24 to 64.
 SECRET_BYTES = 32
+# How long a rotated secret signs beside the new one.
+OVERLAP = timedelta(hours=24)
 _FORMAT = 1
 
 

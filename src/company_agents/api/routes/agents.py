@@ -8,11 +8,21 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from company_agents.api.agent_schemas import (
+    AdapterIn,
+    AdapterSecret,
+    AdapterSet,
+    AgentCreated,
+    AgentDetail,
+    AgentOut,
+    AgentToken,
+    NewAgent,
+)
 from company_agents.api.callers import GuardedRoute, InCompany, Parts
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.schemas import AgentCreated, AgentOut, AgentToken, NewAgent, PageOf
+from company_agents.api.schemas import PageOf
 from company_agents.identity.agents import Agent
 from company_agents.identity.paging import Page
 
@@ -40,9 +50,42 @@ async def create_agent(parts: Parts, caller: InCompany, body: NewAgent, creation
     return await creation.answered(caller.scope, caller.label, body, create)
 
 
-@router.get("/{agent_id}", response_model=AgentOut, operation_id="getAgent", summary="One agent")
+@router.get("/{agent_id}", response_model=AgentDetail, operation_id="getAgent", summary="One agent")
 async def get_agent(parts: Parts, caller: InCompany, agent_id: Id) -> Agent:
     return await parts.agents.get(caller, agent_id)
+
+
+@router.put(
+    "/{agent_id}/adapter",
+    response_model=AdapterSet,
+    operation_id="setAdapter",
+    summary="Say how its runs are executed, in the place of what was said before",
+)
+async def set_adapter(parts: Parts, caller: InCompany, agent_id: Id, body: AdapterIn) -> AdapterSet:
+    agent, secret = await parts.adapters.set(caller, agent_id, body.adapter, body.config, unsandboxed=body.unsandboxed)
+    shown = AgentDetail.model_validate(agent)
+    return AdapterSet(**shown.model_dump(), secret=secret.reveal_text() if secret else None)
+
+
+@router.delete(
+    "/{agent_id}/adapter",
+    response_model=AgentDetail,
+    operation_id="removeAdapter",
+    summary="Execute nothing for it any more: it opens its runs itself",
+)
+async def remove_adapter(parts: Parts, caller: InCompany, agent_id: Id) -> Agent:
+    return await parts.adapters.remove(caller, agent_id)
+
+
+@router.post(
+    "/{agent_id}/adapter/rotate-secret",
+    response_model=AdapterSecret,
+    operation_id="rotateAdapterSecret",
+    summary="A new secret that signs what a remote agent is handed; the old one signs beside it for 24 hours",
+)
+async def rotate_adapter_secret(parts: Parts, caller: InCompany, agent_id: Id) -> AdapterSecret:
+    agent, secret, until = await parts.adapters.rotate_secret(caller, agent_id)
+    return AdapterSecret(id=agent.id, secret=secret.reveal_text(), previous_until=until)
 
 
 @router.post(

@@ -32,7 +32,7 @@ DELETE FROM memberships WHERE company_id = %(company_id)s AND operator_id = %(op
 INSERT INTO agents (id, company_id, name) VALUES (%(id)s, %(company_id)s, %(name)s);
 
 -- name: agent_get
-SELECT a.id, a.company_id, a.name, a.state, a.created_at, a.updated_at,
+SELECT a.id, a.company_id, a.name, a.state, a.adapter, a.adapter_config, a.unsandboxed, a.created_at, a.updated_at,
        s.updated_at AS token_created_at, s.last_used_at AS token_last_used_at
 FROM agents a LEFT JOIN secrets s ON s.company_id = a.company_id AND s.name = 'agent_token/' || %(id)s::uuid
 WHERE a.id = %(id)s;
@@ -46,7 +46,7 @@ WITH listed AS MATERIALIZED (
 ), tokens AS MATERIALIZED (
     SELECT * FROM secrets s WHERE s.name = ANY (ARRAY(SELECT 'agent_token/' || l.id FROM listed l))
 )
-SELECT a.id, a.company_id, a.name, a.state, a.created_at, a.updated_at,
+SELECT a.id, a.company_id, a.name, a.state, a.adapter, a.unsandboxed, a.created_at, a.updated_at,
        s.updated_at AS token_created_at, s.last_used_at AS token_last_used_at
 FROM listed a LEFT JOIN tokens s ON s.company_id = a.company_id AND s.name = 'agent_token/' || a.id
 ORDER BY a.created_at, a.id;

@@ -4,7 +4,7 @@ What an adapter is given, and what it owes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -73,7 +73,9 @@ class Adapter(Protocol):
     cancellation through, everything that it started has ended. What it raises fails the run, with the sentence of the error.
     """
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind:
+        """Whose runs it executes."""
 
     def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """
@@ -81,6 +83,12 @@ class Adapter(Protocol):
 
         Raises:
             WrongUsage: a field that there is not, or a value that will not do.
+        """
+
+    def opens(self, config: Mapping[str, Any]) -> Sequence[str]:
+        """
+        What a checked configuration lets a run do beyond its sandbox, by the names of its fields: only an owner of the
+        instance may set such a one. Of what runs in no sandbox: nothing.
         """
 
     async def execute(self, work: Work, output: Output) -> Outcome:

@@ -1,0 +1,55 @@
+"""
+A run that is a loop over a model: it is asked, calls tools, is told what they gave, until it ends its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from company_agents.errors import Failed, WrongUsage
+from company_agents.runs.adapters.base import Kind, Outcome, Output, Work
+from company_agents.runs.adapters.fields import Fields
+
+# The interfaces that there are, and where each is at its own provider.
+PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+MOST_SYSTEM = 20_000
+
+
+@dataclass(frozen=True)
+class LlmAdapter:
+    """Asks a model through the gateway, with the run's own token."""
+
+    kind: Kind = "llm"
+
+    def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            WrongUsage: a field that there is not, or a value that will not do.
+        """
+        fields = Fields(config)
+        integration, model = fields.text("integration"), fields.text("model")
+        api = fields.one_of("api", tuple(PATHS), "anthropic")
+        path = fields.text("path", PATHS[api]) or PATHS[api]
+        if not path.startswith("/") or not path.isascii() or not path.isprintable() or set(path) & set("?# \\"):
+            raise WrongUsage("path begins with / and has no query", hint=f"leave it away for {PATHS[api]}")
+        checked = {
+            "integration": integration,
+            "api": api,
+            "model": model,
+            "path": path,
+            "max_tokens": fields.number("max_tokens", 8192, least=1, most=1_000_000),
+            "max_turns": fields.number("max_turns", 100, least=1, most=1000),
+            "system": fields.text("system", "", most=MOST_SYSTEM),
+        }
+        fields.done()
+        return checked
+
+    def opens(self, config: Mapping[str, Any]) -> Sequence[str]:
+        """Nothing: it starts no process."""
+        return ()
+
+    async def execute(self, work: Work, output: Output) -> Outcome:
+        """Do the work of one start."""
+        raise Failed("a run over a model cannot be executed yet")
