@@ -68,7 +68,10 @@ from company_agents.runs.adapters.base import Adapter
 from company_agents.runs.adapters.http import HttpAdapter
 from company_agents.runs.adapters.llm import LlmAdapter
 from company_agents.runs.agents import Adapters
-from company_agents.runs.runs import SWEEP_EVERY, Runs
+from company_agents.runs.moves import Moves
+from company_agents.runs.runs import Runs
+from company_agents.runs.starting import Starts
+from company_agents.runs.sweeping import SWEEP_EVERY, Sweeper
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.secret_store.store import SecretStore
@@ -125,6 +128,7 @@ class App:
     relay: Relay
     requests: Requests
     runs: Runs
+    sweeper: Sweeper
     tasks: Tasks
     memory: Memories
     outbox: Outbox
@@ -207,9 +211,12 @@ async def open_app(
         )
         kinds: tuple[Adapter, ...] = (LlmAdapter(), HttpAdapter(store, exchange, settings.url))
         adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
-        runs = Runs(db, store, audit, integrations.versions)
+        moves = Moves(store, audit, integrations.versions)
+        starts = Starts(moves)
+        runs = Runs(moves, integrations.versions, starts)
+        sweeper = Sweeper(db, moves, integrations.versions)
         if long_lived:
-            await stack.enter_async_context(_every(SWEEP_EVERY, runs.sweep))
+            await stack.enter_async_context(_every(SWEEP_EVERY, sweeper.sweep))
         upkeep = Upkeep(store, providers, refresher, checks, settings.refreshes, settings.probe_every)
         stack.push_async_callback(upkeep.close)
         if long_lived:
@@ -266,6 +273,7 @@ async def open_app(
             relay=relay,
             requests=Requests(relay),
             runs=runs,
+            sweeper=sweeper,
             tasks=Tasks(),
             memory=Memories(),
             outbox=outbox,

@@ -126,7 +126,7 @@ async def a_run_whose_lease_has_ended(app: App, world: World, person: People) ->
 
 async def a_run_that_has_expired(app: App, world: World, person: People) -> dict[str, str]:
     found = await a_run_whose_lease_has_ended(app, world, person)
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     return found
 
 

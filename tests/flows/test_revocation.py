@@ -46,7 +46,7 @@ async def test_a_run_keeps_the_consent_that_it_began_with_until_it_ends(here: He
     reply = await here.app.requests.request(caller, str(integration.id), "GET", "/api/me")
     assert reply.status == 200
     await here.app.runs.finish(caller, run.id, run.fencing_token)
-    await here.app.runs.sweep()
+    await here.app.sweeper.sweep()
     assert not here.server.is_good(before.token.reveal_text())
 
 

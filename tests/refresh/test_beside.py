@@ -39,7 +39,7 @@ async def test_a_consent_that_a_run_still_holds_is_not_ended_with_another(
     assert len(await world.events(other, "credential.not_revoked")) == 1
     # The last one ends nobody else.
     await world.app.runs.finish(world.tenant.agent, run.id, run.fencing_token)
-    await world.app.runs.sweep_company(world.scope)
+    await world.app.sweeper.sweep_company(world.scope)
     assert len(await world.events(held, "credential.revoked")) == 1
 
 

@@ -48,10 +48,10 @@ async def test_a_version_is_not_retired_while_it_is_refreshed_and_its_newest_tok
     async with refreshing(world, it):
         pasted = await rotate_to_a_token(world, it)
         assert await states(world, it) == {2: "current", 1: "draining"}
-        await world.app.runs.sweep_company(world.scope)
+        await world.app.sweeper.sweep_company(world.scope)
         assert world.server.calls_to("/revoke") == []
     newest = await world.token(it)
-    await world.app.runs.sweep_company(world.scope)
+    await world.app.sweeper.sweep_company(world.scope)
     assert await states(world, it) == {2: "current", 1: "retired"}
     assert newest in [call.fields["token"] for call in world.server.calls_to("/revoke")]
     assert alive(world) == [pasted]
@@ -65,7 +65,7 @@ async def test_a_version_whose_refresher_died_retires_when_the_lease_is_over(wor
     await rotate_to_a_token(world, it)
     assert await states(world, it) == {2: "current", 1: "draining"}
     await world.set(it, "attempt_ends_at = now()")
-    await world.app.runs.sweep_company(world.scope)
+    await world.app.sweeper.sweep_company(world.scope)
     assert await states(world, it) == {2: "current", 1: "retired"}
 
 

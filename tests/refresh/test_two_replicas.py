@@ -177,7 +177,7 @@ async def test_a_reply_for_a_version_that_was_replaced_meanwhile_brings_nothing_
     # Its own version takes it, to be revoked with it.
     assert await refreshing == [True]
     assert (await world.row(it))["state"] == "draining"
-    await world.app.runs.sweep_company(world.scope)
+    await world.app.sweeper.sweep_company(world.scope)
     now = await world.now(it)
     assert (now.version, now.kind, now.status) == (2, "token", "connected")
     assert (await world.row(it))["state"] == "retired"

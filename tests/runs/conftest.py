@@ -19,7 +19,7 @@ from company_agents.integrations.integrations import Integration
 from company_agents.integrations.oauth.model import Consent, Endpoints
 from company_agents.integrations.request import Reply
 from company_agents.outgoing.destination import Destination, Placement
-from company_agents.runs.runs import Run
+from company_agents.runs.model import Run
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
 from tests.api.conftest import serving

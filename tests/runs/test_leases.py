@@ -13,7 +13,7 @@ from psycopg import errors
 from company_agents.app import App
 from company_agents.errors import Conflict, NotFound, Refused, Unauthenticated, WrongUsage
 from company_agents.identity.permissions import Kind
-from company_agents.runs.runs import LEASE, RENEW_AT
+from company_agents.runs.model import LEASE, RENEW_AT
 from tests.promises.evidence import Past, recorded, sql
 from tests.runs.conftest import Desk, MakeDesk, use
 
@@ -102,7 +102,7 @@ async def test_with_its_lease_a_run_loses_its_token_at_once_and_nothing_brings_i
             assert refused.value.reason == "run_over"
     assert here.service.brought == []
 
-    await other.runs.sweep()
+    await other.sweeper.sweep()
     found = await app.runs.get(here.local, run.id)
     assert (found.state, found.ended_at is not None) == ("expired", True)
     with pytest.raises(Conflict):
@@ -121,7 +121,7 @@ async def test_many_leases_that_ran_out_are_each_ended_once_by_two_sweeps_at_onc
     runs = [(await here.open())[0].id for _ in range(12)]
     for run_id in runs:
         await run_out(superuser, run_id)
-    await asyncio.gather(app.runs.sweep(), other.runs.sweep())
+    await asyncio.gather(app.sweeper.sweep(), other.sweeper.sweep())
     page = await app.runs.list(here.local, state="expired")
     assert [run.id for run in page.items] == runs
     events = [event["run"] for event in await recorded(app, here.tenant.company.id, "run.expired")]
@@ -144,7 +144,7 @@ async def test_a_holder_from_before_a_new_start_writes_nothing(app: App, desk: M
     here = await desk()
     run, _ = await here.open()
     await run_out(superuser, run.id)
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     # Its work is queued once more, and somebody else begins it.
     await sql(superuser, "UPDATE runs SET state = 'queued', ended_at = NULL WHERE id = %(r)s", r=run.id)
     began = "state = 'running', fence = fence + 1, lease_until = now() + interval '5 minutes'"

@@ -11,8 +11,9 @@ import pytest
 
 from company_agents.app import App
 from company_agents.errors import Conflict, TooMany, Unauthenticated
-from company_agents.runs import runs
-from company_agents.runs.runs import KEPT_DAYS, LONGEST
+from company_agents.runs import room, sweeping
+from company_agents.runs.model import LONGEST
+from company_agents.runs.sweeping import KEPT_DAYS
 from tests.promises.evidence import Past, sql
 from tests.runs.conftest import Desk, MakeDesk, use
 
@@ -55,7 +56,7 @@ async def test_after_its_longest_life_a_run_is_over_and_its_holder_is_told_so(
     )
     for swept in (False, True):
         if swept:
-            await other.runs.sweep_company(here.local.scope)
+            await other.sweeper.sweep_company(here.local.scope)
         with pytest.raises(Conflict, match="longest life of 24 hours") as over:
             await app.runs.renew(holder, run.id, run.fencing_token)
         assert over.value.reason == "run_over"
@@ -70,8 +71,8 @@ async def test_after_its_longest_life_a_run_is_over_and_its_holder_is_told_so(
 async def test_an_agent_has_so_many_runs_under_way_and_no_more(
     app: App, other: App, desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert runs.MOST_RUNNING == 100
-    monkeypatch.setattr(runs, "MOST_RUNNING", 3)
+    assert room.MOST_RUNNING == 100
+    monkeypatch.setattr(room, "MOST_RUNNING", 3)
     here, elsewhere = await desk(), await desk()
     opened = [await here.open(at) for at in (app, other, app)]
     with pytest.raises(TooMany, match="3 runs under way") as refused:
@@ -86,7 +87,7 @@ async def test_an_agent_has_so_many_runs_under_way_and_no_more(
 async def test_runs_that_are_opened_at_once_are_counted_too(
     app: App, other: App, desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MOST_RUNNING", 3)
+    monkeypatch.setattr(room, "MOST_RUNNING", 3)
     here = await desk()
     found = await asyncio.gather(*(here.open((app, other)[n % 2]) for n in range(9)), return_exceptions=True)
     assert sum(isinstance(one, tuple) for one in found) == 3
@@ -114,7 +115,7 @@ async def test_the_pins_of_a_run_go_with_its_end_and_so_does_what_only_they_held
         await app.runs.cancel(here.local, run.id)
     else:
         await sql(superuser, "UPDATE runs SET lease_until = clock_timestamp() WHERE id = %(r)s", r=run.id)
-        await app.runs.sweep()
+        await app.sweeper.sweep()
     assert await pins(superuser, run.id) == 0
     assert await here.versions() == {2: ("current", 0), 1: ("retired", 0)}
 
@@ -122,16 +123,16 @@ async def test_the_pins_of_a_run_go_with_its_end_and_so_does_what_only_they_held
 async def test_what_has_ended_is_kept_for_a_while_and_then_swept_a_few_at_a_time(
     app: App, desk: MakeDesk, superuser: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MOST_SWEPT", 2)
+    monkeypatch.setattr(sweeping, "MOST_SWEPT", 2)
     here = await desk()
     old = [await ended(app, here, superuser, KEPT_DAYS + 1) for _ in range(3)]
     young = await ended(app, here, superuser, KEPT_DAYS - 1)
     running, token = await here.open()
     await started(superuser, running.id, LONGEST * (KEPT_DAYS + 1))
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     left = {run.id for run in (await app.runs.list(here.local)).items}
     assert len(left & set(old)) == 1
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     assert {run.id for run in (await app.runs.list(here.local)).items} == {young, running.id}
     await use(app, token, here.integration.id)
 

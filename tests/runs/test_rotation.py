@@ -234,7 +234,7 @@ async def test_an_old_consent_is_revoked_at_the_provider_when_its_last_run_has_e
     for run, _ in runs:
         assert (revoker.asked, await here.secrets()) == ([], {"1", "2"})
         await app.runs.finish(here.agent, run.id, run.fencing_token)
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     assert revoker.asked == [(1, "first-token")]
     assert await here.secrets() == {"2"}
     company = here.tenant.company.id
@@ -276,10 +276,10 @@ async def test_a_provider_that_is_away_is_asked_again_and_given_up_at_last(
         assert len(revoker.asked) == tries
         assert await here.secrets() == {"1", "2"}
         # Not before its time.
-        await app.runs.sweep()
+        await app.sweeper.sweep()
         assert len(revoker.asked) == tries
         await it_is_time(superuser, here)
-        await app.runs.sweep()
+        await app.sweeper.sweep()
     assert len(revoker.asked) == 4
     assert await here.secrets() == {"2"}
     assert len(await recorded(app, here.tenant.company.id, "credential.not_revoked", version=1)) == 1
@@ -307,7 +307,7 @@ async def test_killed_between_retiring_and_revoking_nothing_is_left_behind(
     assert await here.secrets() == {"1", "2"}
     await it_is_time(superuser, here)
     revoker.answer = True
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     assert [version for version, _ in revoker.asked] == [1, 1]
     assert await here.secrets() == {"2"}
     assert (await other.integrations.get(here.local, here.integration.id)).version == 2
@@ -321,7 +321,7 @@ async def test_killed_between_the_end_of_a_run_and_the_end_of_its_version_nothin
     await here.rotate("second-token")
     await sql(superuser, "UPDATE runs SET state = 'finished', ended_at = now() WHERE id = %(r)s", r=run.id)
     assert await here.versions() == {2: ("current", 0), 1: ("draining", 0)}
-    await other.runs.sweep()
+    await other.sweeper.sweep()
     assert await here.versions() == {2: ("current", 0), 1: ("retired", 0)}
     assert await here.secrets() == {"2"}
 
@@ -335,7 +335,7 @@ async def test_two_sweeps_at_once_revoke_once(
     revoker.answer = True
     before, other.integrations.versions.revoke = other.integrations.versions.revoke, revoker
     try:
-        await asyncio.gather(app.runs.sweep(), other.runs.sweep())
+        await asyncio.gather(app.sweeper.sweep(), other.sweeper.sweep())
     finally:
         other.integrations.versions.revoke = before
     assert len(revoker.asked) == 2

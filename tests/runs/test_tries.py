@@ -27,7 +27,7 @@ async def test_what_was_not_asked_for_want_of_our_own_keys_or_records_is_no_try(
         patch.setattr(type(app.store), "use", use)
         for _ in range(5):
             await it_is_time(superuser, here)
-            await app.runs.sweep()
+            await app.sweeper.sweep()
             assert await tries(superuser, here) == 1
     await it_is_time(superuser, here)
     before = await tries_and_time(superuser, here)
@@ -36,7 +36,7 @@ async def test_what_was_not_asked_for_want_of_our_own_keys_or_records_is_no_try(
         await app.integrations.versions.revoke_retired(here.local.scope, None)
     assert await tries_and_time(superuser, here) == before
     revoker.answer = True
-    await app.runs.sweep()
+    await app.sweeper.sweep()
     assert [version for version, _ in revoker.asked] == [1, 1]
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool
 
 from company_agents.api.fields import Fence
 from company_agents.api.schemas import In, Out
-from company_agents.runs.runs import MOST_TEXT as MOST_REASON
+from company_agents.runs.model import MOST_TEXT as MOST_REASON
 
 
 class NewRun(In):

@@ -61,11 +61,14 @@ class Permission(StrEnum):
     INTEGRATION_CHECK = "company:integration:check"
     INTEGRATION_USE = "company:integration:use"
     PROVIDER_CONFIGURE = "company:provider:configure"
+    RUN_START = "company:run:start"
     RUN_OPEN = "company:run:open"
     RUN_HOLD = "company:run:hold"
     RUN_READ = "company:run:read"
     RUN_CANCEL = "company:run:cancel"
     RUN_CUT = "company:run:cut"
+    SCHEDULE_READ = "company:schedule:read"
+    SCHEDULE_MANAGE = "company:schedule:manage"
     TASK_READ = "company:task:read"
     TASK_WRITE = "company:task:write"
     MEMORY = "agent:memory:own"
@@ -110,12 +113,16 @@ TABLE: dict[Permission, Who] = {
     # Only who works for the company uses its credentials; an operator manages them and never sends with them.
     Permission.INTEGRATION_USE: _AGENT,
     Permission.PROVIDER_CONFIGURE: _OPERATOR,
+    # Not an agent: what it has others do, it assigns to them as tasks.
+    Permission.RUN_START: _OPERATOR,
     # Not a run: it would go on for ever, one run after another, with a token that dies with each.
     Permission.RUN_OPEN: frozenset({Kind.AGENT}),
     Permission.RUN_HOLD: _AGENT,
     Permission.RUN_READ: _VIEWER | _AGENT,
     Permission.RUN_CANCEL: _OPERATOR,
     Permission.RUN_CUT: _OPERATOR,
+    Permission.SCHEDULE_READ: _VIEWER,
+    Permission.SCHEDULE_MANAGE: _OPERATOR,
     Permission.TASK_READ: _VIEWER | _AGENT,
     Permission.TASK_WRITE: _OPERATOR | _AGENT,
     Permission.MEMORY: _AGENT,

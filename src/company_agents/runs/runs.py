@@ -1,96 +1,70 @@
 """
-Runs: open, renew, finish, cancel, expire.
-
-A run is owned by whoever has its token, for as long as its lease: that is decided by the database's clock, on each call.
-Whoever writes to it names the fencing token that they began with. What ends a run deletes its token, and then retires the
-credential versions that only it still held; should the process die in between, `sweep` does that.
+Runs, as callers ask for them: start, open, claim, renew, finish, cancel, cut off, look at.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-import structlog
-
-from company_agents.audit.log import AuditLog
-from company_agents.companies.scope import CompanyScope
-from company_agents.db.database import Database, Tx
-from company_agents.errors import Conflict, NotFound, Sealed, TooMany, WrongUsage
+from company_agents.db.database import Tx
+from company_agents.errors import Conflict, NotFound, WrongUsage
 from company_agents.identity.paging import Page, cursor_params, page
-from company_agents.identity.permissions import Kind, Permission
+from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
-from company_agents.identity.tokens import new_run_token
 from company_agents.integrations.versions import Cut, Versions, held
-from company_agents.secret_store.store import SecretStore
+from company_agents.runs.model import (
+    LONGEST,
+    OUTCOMES,
+    STATES,
+    Run,
+    agent_of,
+    check_text,
+    lost,
+    run_in,
+    stale,
+)
+from company_agents.runs.moves import Moves
+from company_agents.runs.output import Line, lines_of
+from company_agents.runs.room import check_room
+from company_agents.runs.starting import Asked, Starts
 from company_agents.sensitive import Sensitive
 
-# Seconds; docs/runs.md has both. Long enough to outlive a restart of an orchestrator or a failover of the database, short
-# enough that the token of a run whose holder died is of no use soon.
-LEASE = 300
-# A holder renews when this share of it is over: two more attempts fit in before it ends.
-RENEW_AT = 0.6
-# Seconds from its start; however often it is renewed, a run and its token do not outlive that: one whose holder renews for
-# ever would keep an old credential from retiring for ever, and a token that was stolen would be good for ever.
-LONGEST = 24 * 3600
-# Runs of one agent under way at once: each holds credentials, and one that opens them in a loop is out of order.
-MOST_RUNNING = 100
-# Days for which a run that has ended is kept (0005_runs.sql looks for older ones), and how many of a company one sweep deletes.
-KEPT_DAYS = 90
-MOST_SWEPT = 1000
-# Seconds between two sweeps of a replica.
-SWEEP_EVERY = 10.0
-# What nobody did, the orchestrator does: the record names no actor then.
-SWEEPER = None
-
-STATES = ("queued", "running", "finished", "failed", "expired", "cancelled")
-OUTCOMES = ("finished", "failed")
-MOST_TEXT = 1000
-
-log = structlog.stdlib.get_logger("company_agents.runs")
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """The version of an integration that a run uses; with a time of `cut_at`, it may no more."""
-
-    integration: UUID
-    name: str
-    version: int
-    pinned_at: datetime
-    cut_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One piece of work by one agent. A listed one comes without its pins."""
-
-    id: UUID
-    company_id: UUID
-    agent_id: UUID
-    state: str
-    purpose: str
-    reason: str
-    fencing_token: int
-    lease_until: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    pins: list[Pin] = field(default_factory=list)
+__all__ = ["LONGEST", "STATES", "Run", "Runs"]
 
 
 @dataclass(frozen=True)
 class Runs:
     """The runs of a caller's company."""
 
-    db: Database
-    store: SecretStore
-    audit: AuditLog
+    moves: Moves
     versions: Versions
+    starts: Starts
+
+    async def start(
+        self,
+        caller: Caller,
+        agent_id: UUID,
+        *,
+        prompt: str = "",
+        task: UUID | None = None,
+        time_limit: int | None = None,
+        token_limit: int | None = None,
+        micros_limit: int | None = None,
+    ) -> Run:
+        """
+        Queue a run of an agent that has an adapter, for a task or a prompt. A limit that is higher than those of the agent
+        and of the company is lowered to them.
+
+        Raises:
+            NotFound: no such agent, or no such task.
+            Conflict: the agent has no adapter (`no_adapter`), or is retired.
+            TooMany: it has as many runs waiting as it may.
+        """
+        asked = Asked(prompt, task, None, time_limit, token_limit, micros_limit)
+        return await self.starts.start(caller, agent_id, asked)
 
     async def open(self, caller: Caller, purpose: str = "") -> tuple[Run, Sensitive]:
         """
@@ -98,30 +72,41 @@ class Runs:
         the agent may use.
 
         Raises:
-            TooMany: the agent has as many under way as one may have.
+            TooMany: the agent, or its company, has as many under way as it may.
         """
         caller.require(Permission.RUN_OPEN)
-        _check_text(purpose, "a purpose")
-        run_id, agent_id, company_id = uuid4(), caller.agent_id(), caller.scope.company_id
-        token = new_run_token(company_id, run_id)
+        check_text(purpose, "a purpose")
+        agent_id = caller.agent_id()
         async with caller.scope.transaction() as tx:
-            await tx.run("agent_hold", agent_id=agent_id)
-            under_way = await tx.one("runs_under_way", agent_id=agent_id)
-            if under_way is not None and under_way["count"] >= MOST_RUNNING:
-                raise TooMany(
-                    f"this agent has {under_way['count']} runs under way, and may have no more",
-                    retry_after=LEASE,
-                    hint="finish those that are done, or end them with `company-agents run cancel`",
+            await check_room(tx, agent_id)
+            given = {"id": uuid4(), "agent_id": agent_id, "purpose": purpose, "started_by": caller.label}
+            return await self.moves.opened(tx, caller.label, **given)
+
+    async def claim(self, caller: Caller, run_id: UUID) -> tuple[Run, Sensitive]:
+        """
+        Begin a queued run of the agent that calls, whose runs are handed to it (adapter `http`): what `open` gives, for work
+        that somebody else has started.
+
+        Raises:
+            NotFound: no such run, or not this agent's.
+            Conflict: it is not queued (`not_queued`), or is executed here and not by the agent.
+            TooMany: as for `open`.
+        """
+        caller.require(Permission.RUN_OPEN)
+        agent_id = caller.agent_id()
+        async with caller.scope.transaction() as tx:
+            await check_room(tx, agent_id)
+            await tx.run("run_hold", id=run_id)
+            run = await run_in(tx, run_id, caller)
+            if run.state != "queued":
+                raise Conflict(
+                    f"this run is {run.state}: there is nothing to claim",
+                    hint="somebody was faster, or it was ended",
+                    code="not_queued",
                 )
-            given = {"id": run_id, "company_id": company_id, "agent_id": agent_id, "purpose": purpose}
-            await tx.run("run_insert", lease=LEASE, **given)
-            await self.store.put(tx, _token_name(run_id), token)
-            await self.versions.pin(tx, run_id, agent_id)
-            run = await _run(tx, run_id)
-            await self.audit.append(
-                company_id, "run.opened", actor=caller.label, run=run_id, agent=agent_id, pins=len(run.pins)
-            )
-        return run, token
+            if run.adapter != "http":
+                raise Conflict("this run is executed by an orchestrator, and not by its agent", hint="leave it")
+            return await self.moves.begun(tx, run_id, agent_id, None, caller.label)
 
     async def list(
         self,
@@ -129,19 +114,23 @@ class Runs:
         *,
         agent: UUID | None = None,
         state: str | None = None,
+        task: UUID | None = None,
         after: str | None = None,
         limit: int = 50,
+        newest: bool = False,
     ) -> Page[Run]:
-        """The runs, oldest first, without their pins; an agent's own, and of a run itself."""
+        """
+        The runs, oldest first (or the newest), without their pins and prompts; an agent's own, and of a run itself.
+        """
         caller.require(Permission.RUN_READ)
         if state is not None and state not in STATES:
             raise WrongUsage(f"a run has no such state; it may be {', '.join(STATES)}")
-        params = {**cursor_params(after, limit), "state": state, "run_id": caller.principal.run_id}
-        own = _agent_of(caller)
+        params = {**cursor_params(after, limit), "state": state, "run_id": caller.principal.run_id, "task_id": task}
+        own = agent_of(caller)
         if own is not None and agent not in (None, own):
             return page([], limit)
         async with caller.scope.transaction() as tx:
-            rows = await tx.all("run_list", agent_id=own or agent, **params)
+            rows = await tx.all("run_list_newest" if newest else "run_list", agent_id=own or agent, **params)
         return page([Run(**row) for row in rows], limit)
 
     async def get(self, caller: Caller, run_id: UUID) -> Run:
@@ -151,7 +140,19 @@ class Runs:
         """
         caller.require(Permission.RUN_READ)
         async with caller.scope.transaction() as tx:
-            return await _run(tx, run_id, caller)
+            return await run_in(tx, run_id, caller)
+
+    async def output(self, caller: Caller, run_id: UUID, after: int = 0, limit: int = 200) -> Sequence[Line]:
+        """
+        What a run has put out, after a number; the numbers grow, over all its starts.
+
+        Raises:
+            NotFound: as for `get`.
+        """
+        caller.require(Permission.RUN_READ)
+        async with caller.scope.transaction() as tx:
+            await run_in(tx, run_id, caller)
+            return await lines_of(tx, run_id, after, limit)
 
     async def renew(self, caller: Caller, run_id: UUID, fencing_token: int) -> Run:
         """
@@ -163,10 +164,11 @@ class Runs:
         """
         caller.require(Permission.RUN_HOLD)
         async with caller.scope.transaction() as tx:
-            await _run(tx, run_id, caller)
-            if not await tx.run("run_renew", id=run_id, fence=fencing_token, lease=LEASE, longest=LONGEST):
-                raise await _lost(tx, run_id, fencing_token)
-            return await _run(tx, run_id)
+            await _as_holder(tx, caller, run_id, fencing_token)
+            lease = self.moves.lease
+            if not await tx.run("run_renew", id=run_id, fence=fencing_token, lease=lease, longest=LONGEST):
+                raise await lost(tx, run_id, fencing_token)
+            return await run_in(tx, run_id)
 
     async def finish(
         self, caller: Caller, run_id: UUID, fencing_token: int, *, outcome: str = "finished", reason: str = ""
@@ -180,37 +182,34 @@ class Runs:
         caller.require(Permission.RUN_HOLD)
         if outcome not in OUTCOMES:
             raise WrongUsage(f"a run ends as {' or '.join(OUTCOMES)}")
-        _check_text(reason, "a reason")
-        left: Sequence[UUID] = ()
+        check_text(reason, "a reason")
         async with caller.scope.transaction() as tx:
-            await _run(tx, run_id, caller)
-            if await tx.run("run_end", id=run_id, fence=fencing_token, state=outcome, reason=reason):
-                left = await self._ended(tx, run_id, f"run.{outcome}", caller.label)
-            run = await _run(tx, run_id)
+            await _as_holder(tx, caller, run_id, fencing_token)
+            left = await self.moves.finished(tx, run_id, fencing_token, outcome, reason, caller.label)
+            run = await run_in(tx, run_id)
             if (run.state, run.fencing_token) != (outcome, fencing_token):
-                raise await _lost(tx, run_id, fencing_token)
-        await self._let_go(caller.scope, left, caller.label)
+                raise await lost(tx, run_id, fencing_token)
+        await self._let_go(caller, left)
         return run
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str = "") -> Run:
         """
-        End somebody's run: its token is refused from the moment that this returns.
+        End somebody's run: its token is refused from the moment that this returns. What executes it here is stopped within
+        seconds.
 
         Raises:
             NotFound: no such run in this company.
             Conflict: it has ended otherwise.
         """
         caller.require(Permission.RUN_CANCEL)
-        _check_text(reason, "a reason")
-        left: Sequence[UUID] = ()
+        check_text(reason, "a reason")
         async with caller.scope.transaction() as tx:
-            await _run(tx, run_id)
-            if await tx.run("run_cancel", id=run_id, reason=reason):
-                left = await self._ended(tx, run_id, "run.cancelled", caller.label)
-            run = await _run(tx, run_id)
+            await run_in(tx, run_id)
+            left = await self.moves.cancelled(tx, run_id, reason, caller.label)
+            run = await run_in(tx, run_id)
             if run.state != "cancelled":
                 raise Conflict(f"this run is {run.state}: there is nothing to cancel", code="run_over")
-        await self._let_go(caller.scope, left, caller.label)
+        await self._let_go(caller, left)
         return run
 
     async def cut(
@@ -238,91 +237,12 @@ class Runs:
             await self.versions.revoke_retired(caller.scope, caller.label, integration_id)
         return cut
 
-    async def sweep(self) -> None:
-        """
-        End what has outlived its lease, retire what no run holds any more, revoke what has retired; in every company.
-        What one company's trouble is keeps none of the others waiting.
-        """
-        for row in await self.db.call("companies_to_sweep", ()):
-            scope = CompanyScope(row["company_id"], self.db)
-            try:
-                await self.sweep_company(scope)
-            except Sealed:
-                return
-            except Exception as error:
-                log.warning("a company could not be swept", company=str(scope.company_id), error=type(error).__name__)
-
-    async def sweep_company(self, scope: CompanyScope) -> None:
-        """The same for one company."""
-        while await self._expired(scope):
-            pass
-        async with scope.transaction() as tx:
-            await tx.run("runs_prune", days=KEPT_DAYS, most=MOST_SWEPT)
-            draining = await tx.all("integrations_draining", integrations=None)
-        for row in draining:
-            await self.versions.settle_now(scope, row["id"], SWEEPER)
-        await self.versions.revoke_retired(scope, SWEEPER)
-
-    async def _expired(self, scope: CompanyScope) -> int:
-        async with scope.transaction() as tx:
-            rows = await tx.all("runs_expire", longest=LONGEST)
-            for row in rows:
-                await self._ended(tx, row["id"], "run.expired", SWEEPER, agent=row["agent_id"])
-        return len(rows)
-
-    async def _ended(self, tx: Tx, run_id: UUID, action: str, actor: str | None, **facts: Any) -> Sequence[UUID]:
-        """Take what only a run under way has: its token, and its pins. Returns the integrations that it was pinned to."""
-        token = await tx.one("secret_by_name", company_id=tx.company_id, name=_token_name(run_id))
-        if token is not None:
-            await self.store.delete(tx, token["id"])
-        left = await tx.all("pins_drop", run_id=run_id)
-        await self.audit.append(tx.company_id, action, actor=actor, run=run_id, **facts)
-        return [row["integration_id"] for row in left]
-
-    async def _let_go(self, scope: CompanyScope, integrations: Sequence[UUID], actor: str) -> None:
-        # In transactions of their own: whoever rotates locks the integration first, and looks at its runs then.
-        with contextlib.suppress(Exception):
-            async with scope.transaction() as tx:
-                left = await tx.all("integrations_draining", integrations=[*integrations])
-            for row in left:
-                await self.versions.settle_now(scope, row["id"], actor)
+    async def _let_go(self, caller: Caller, left: Sequence[UUID] | None) -> None:
+        await self.moves.let_go(caller.scope, left or (), caller.label)
 
 
-async def _run(tx: Tx, run_id: UUID, caller: Caller | None = None) -> Run:
-    """A run with its pins, if it is this caller's."""
-    row = await tx.one("run_get", id=run_id, agent_id=_agent_of(caller) if caller else None)
-    if row is None or (caller and caller.principal.run_id not in (None, run_id)):
-        raise NotFound("this run does not exist", hint="`company-agents run list --company ID` shows them")
-    return Run(**row, pins=[Pin(**pin) for pin in await tx.all("pins_of_run", run_id=run_id)])
-
-
-async def _lost(tx: Tx, run_id: UUID, fencing_token: int) -> Conflict:
-    """Why who was the holder is none any more."""
-    row = await tx.one("run_get", id=run_id, agent_id=None)
-    assert row is not None
-    if row["fencing_token"] != fencing_token:
-        return Conflict(
-            "somebody else has taken this run on", hint="stop: what you write now is not wanted", code="stale_fence"
-        )
-    last = row["started_at"] and row["started_at"] + timedelta(seconds=LONGEST)
-    if row["state"] in ("running", "expired") and last is not None and row["lease_until"] >= last:
-        return Conflict(
-            f"this run has had its longest life of {LONGEST // 3600} hours",
-            hint="stop; work that is still to be done needs a new run",
-            code="run_over",
-        )
-    state = "over its time: its lease ran out" if row["state"] == "running" else row["state"]
-    return Conflict(f"this run is {state}", hint="stop; work that is still to be done needs a new run", code="run_over")
-
-
-def _agent_of(caller: Caller) -> UUID | None:
-    return caller.principal.id if caller.principal.kind in (Kind.AGENT, Kind.RUN) else None
-
-
-def _check_text(text: str, what: str) -> None:
-    if len(text) > MOST_TEXT:
-        raise WrongUsage(f"{what} has at most {MOST_TEXT} characters")
-
-
-def _token_name(run_id: UUID) -> str:
-    return f"run_token/{run_id}"
+async def _as_holder(tx: Tx, caller: Caller, run_id: UUID, fencing_token: int) -> None:
+    """A run itself holds no other start of it than the one whose token it came with."""
+    await run_in(tx, run_id, caller)
+    if caller.principal.run_id is not None and caller.principal.fence != fencing_token:
+        raise stale()

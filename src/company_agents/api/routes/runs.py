@@ -17,7 +17,7 @@ from company_agents.api.paging import After, Limit
 from company_agents.api.run_schemas import Cancelling, Ending, Held, NewRun, RunOpened, RunOut, RunWithPins
 from company_agents.api.schemas import PageOf
 from company_agents.identity.paging import Page
-from company_agents.runs.runs import STATES, Run
+from company_agents.runs.model import STATES, Run
 
 router = APIRouter(prefix="/v1/companies/{cid}/runs", tags=["runs"], route_class=GuardedRoute)
 

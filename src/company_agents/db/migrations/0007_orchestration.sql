@@ -19,8 +19,11 @@ CREATE TABLE schedules (
     timezone text NOT NULL DEFAULT 'UTC' CHECK (length(timezone) BETWEEN 1 AND 64),
     prompt text NOT NULL CHECK (length(prompt) BETWEEN 1 AND 50000),
     enabled boolean NOT NULL DEFAULT true,
+    -- When it starts a run next; NULL: it is paused, or its expression never comes true again.
     next_at timestamptz,
+    -- The moment that it last came true, and why no run was started then (empty: one was).
     last_at timestamptz,
+    skipped text NOT NULL DEFAULT '',
     created_by text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -37,8 +40,17 @@ ALTER TABLE runs
     ADD COLUMN prompt text NOT NULL DEFAULT '' CHECK (length(prompt) <= 50000),
     ADD COLUMN schedule_id uuid,
     ADD COLUMN started_by text NOT NULL DEFAULT '',
+    -- Whether the assignment of its task has started it.
+    ADD COLUMN by_task boolean NOT NULL DEFAULT false,
     -- The replica that executes it.
     ADD COLUMN replica uuid,
+    -- How often its lease ran out; a start that was handed over by its holder is none of these.
+    ADD COLUMN lost int NOT NULL DEFAULT 0,
+    -- While it is queued: since when, before which time nobody need look at it, and how often it was delivered to a remote
+    -- agent.
+    ADD COLUMN queued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ADD COLUMN due_at timestamptz,
+    ADD COLUMN delivered int NOT NULL DEFAULT 0,
     -- Seconds from its first start; tokens and millionths of a US dollar that its calls may cost. NULL: no limit of its own.
     ADD COLUMN time_limit int CHECK (time_limit > 0),
     ADD COLUMN token_limit bigint CHECK (token_limit > 0),
@@ -50,6 +62,31 @@ ALTER TABLE runs
     ADD FOREIGN KEY (company_id, schedule_id) REFERENCES schedules (company_id, id) ON DELETE SET NULL (schedule_id);
 CREATE INDEX runs_queued ON runs (company_id, created_at) WHERE state = 'queued';
 CREATE INDEX runs_of_task ON runs (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX runs_by_task ON runs (company_id, created_at) WHERE by_task;
+
+-- As before; and what is queued may fail, where nobody will ever begin it.
+CREATE OR REPLACE FUNCTION run_moves() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (OLD.state, NEW.state) NOT IN (('queued', 'running'), ('queued', 'failed'), ('queued', 'cancelled'),
+            ('running', 'finished'), ('running', 'failed'), ('running', 'expired'), ('running', 'cancelled'),
+            ('expired', 'queued')) THEN
+        RAISE EXCEPTION 'a run that is % does not become %', OLD.state, NEW.state USING ERRCODE = 'check_violation';
+    END IF;
+    IF NEW.state = 'running' AND NEW.fence <= OLD.fence THEN
+        RAISE EXCEPTION 'a start needs a higher fencing token' USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- A run begins as queued, or as running where its agent opened it itself.
+CREATE FUNCTION run_begins() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.state <> (CASE WHEN NEW.adapter IS NULL THEN 'running' ELSE 'queued' END) THEN
+        RAISE EXCEPTION 'a run does not begin as %', NEW.state USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER run_begins BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION run_begins();
 
 -- What a run puts out, without what the redactor took away; numbered from 1 within the run, over all its starts.
 CREATE TABLE run_output (
@@ -109,5 +146,39 @@ BEGIN
             WHERE r.id = claimed_runs[i] AND r.company_id = claimed_companies[i]
               AND a.id = r.agent_id AND a.company_id = claimed_companies[i]
               AND s.name = 'run_token/' || claimed_runs[i] AND s.company_id = claimed_companies[i];
+    END LOOP;
+END $$;
+
+-- How the runs are that a replica executes: each in the scope of the company beside it; `n` says which a row answers.
+-- `holds`: it is running with this fencing token, and its lease has not ended; `seconds` are left of its time.
+CREATE FUNCTION runs_watched(companies uuid[], ids uuid[], fences bigint[])
+    RETURNS TABLE (n int, state text, holds boolean, seconds float8, is_spent boolean) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1 .. cardinality(ids) LOOP
+        PERFORM set_config('company_agents.company', companies[i]::text, true);
+        RETURN QUERY
+            SELECT i, r.state, r.state = 'running' AND r.fence = fences[i] AND r.lease_until > clock_timestamp(),
+                   extract(epoch FROM r.started_at - clock_timestamp())::float8 + r.time_limit,
+                   coalesce(r.tokens >= r.token_limit, false) OR coalesce(r.micros >= r.micros_limit, false)
+            FROM runs r WHERE r.id = ids[i] AND r.company_id = companies[i];
+    END LOOP;
+END $$;
+
+-- The companies in which a replica has something to do with runs: leases that ran out, runs that wait to be begun, schedules
+-- that have come true. Never their rows: each is then worked on in its own scope.
+CREATE FUNCTION companies_with_runs_due() RETURNS TABLE (company_id uuid) LANGUAGE plpgsql AS $$
+DECLARE
+    each uuid;
+BEGIN
+    PERFORM set_config('company_agents.instance', 'on', true);
+    FOR each IN SELECT c.id FROM companies c LOOP
+        PERFORM set_config('company_agents.company', each::text, true);
+        IF EXISTS (SELECT FROM runs r
+                   WHERE r.company_id = each AND r.state = 'running' AND r.lease_until <= clock_timestamp())
+           OR EXISTS (SELECT FROM runs r WHERE r.company_id = each AND r.state = 'queued')
+           OR EXISTS (SELECT FROM schedules s
+                      WHERE s.company_id = each AND s.enabled AND s.next_at <= clock_timestamp()) THEN
+            RETURN QUERY SELECT each;
+        END IF;
     END LOOP;
 END $$;

@@ -1,15 +1,48 @@
 -- name: run_insert
-INSERT INTO runs (id, company_id, agent_id, state, purpose, fence, lease_until, started_at)
+INSERT INTO runs (id, company_id, agent_id, state, purpose, fence, lease_until, started_at, started_by)
 VALUES (%(id)s, %(company_id)s, %(agent_id)s, 'running', %(purpose)s, 1,
-        clock_timestamp() + make_interval(secs => %(lease)s), clock_timestamp());
+        clock_timestamp() + make_interval(secs => %(lease)s), clock_timestamp(), %(started_by)s);
+
+-- name: run_queue
+INSERT INTO runs (id, company_id, agent_id, state, purpose, adapter, task_id, prompt, schedule_id, started_by, time_limit,
+                  token_limit, micros_limit, by_task)
+VALUES (%(id)s, %(company_id)s, %(agent_id)s, 'queued', %(purpose)s, %(adapter)s, %(task_id)s, %(prompt)s, %(schedule_id)s,
+        %(started_by)s, %(time_limit)s, %(token_limit)s, %(micros_limit)s, %(by_task)s);
+
+-- name: run_agent
+SELECT a.id, a.name, a.state, a.adapter, a.adapter_config, a.unsandboxed FROM agents a WHERE a.id = %(agent_id)s;
+
+-- name: runs_hold
+-- One at a time in a company: who begins or queues a run counts what others have begun and queued.
+SELECT pg_advisory_xact_lock(7301002, hashtext(%(company_id)s::text));
 
 -- name: runs_under_way
-SELECT count(*) AS count FROM runs r
-WHERE r.agent_id = %(agent_id)s AND r.state = 'running' AND r.lease_until > clock_timestamp();
+SELECT count(*) FILTER (WHERE r.agent_id = %(agent_id)s) AS of_agent, count(*) AS of_company FROM runs r
+WHERE r.state = 'running' AND r.lease_until > clock_timestamp();
+
+-- name: runs_waiting
+SELECT count(*) AS count FROM runs r WHERE r.agent_id = %(agent_id)s AND r.state = 'queued';
+
+-- name: runs_of_task
+-- Those of this agent for this task that have not ended; and all of the company that the assignment of a task has started
+-- lately.
+SELECT EXISTS (SELECT FROM runs r WHERE r.task_id = %(task_id)s AND r.agent_id = %(agent_id)s
+               AND r.state IN ('queued', 'running')) AS open,
+       (SELECT count(*) FROM runs r WHERE r.by_task AND r.created_at > now() - interval '1 hour') AS lately;
 
 -- name: agent_hold
--- Who opens a run of the same agent meanwhile waits: each counts what the other has opened.
+-- Who changes the same agent meanwhile waits.
 SELECT id FROM agents WHERE id = %(agent_id)s FOR NO KEY UPDATE;
+
+-- name: run_hold
+SELECT id FROM runs WHERE id = %(id)s FOR NO KEY UPDATE;
+
+-- name: run_begin
+UPDATE runs SET state = 'running', fence = fence + 1, replica = %(replica)s, due_at = NULL, delivered = 0,
+    started_at = coalesce(started_at, clock_timestamp()),
+    lease_until = least(clock_timestamp() + make_interval(secs => %(lease)s),
+                        coalesce(started_at, clock_timestamp()) + make_interval(secs => %(longest)s))
+WHERE id = %(id)s AND state = 'queued';
 
 -- name: runs_prune
 -- MATERIALIZED, here and wherever a limit meets SKIP LOCKED: a plan that asks again gets others, beyond the limit.
@@ -20,18 +53,32 @@ DELETE FROM runs USING old WHERE runs.id = old.id;
 
 -- name: run_get
 SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
-       r.started_at, r.ended_at
+       r.started_at, r.ended_at, r.adapter, r.task_id, r.schedule_id, r.started_by, r.time_limit, r.token_limit,
+       r.micros_limit, r.tokens, r.micros, r.prompt
 FROM runs r
 WHERE r.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s);
 
 -- name: run_list
 SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
-       r.started_at, r.ended_at
+       r.started_at, r.ended_at, r.adapter, r.task_id, r.schedule_id, r.started_by, r.time_limit, r.token_limit,
+       r.micros_limit, r.tokens, r.micros
 FROM runs r
 WHERE (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s) AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
   AND (%(state)s::text IS NULL OR r.state = %(state)s)
+  AND (%(task_id)s::uuid IS NULL OR r.task_id = %(task_id)s)
   AND (%(after_at)s::timestamptz IS NULL OR (r.created_at, r.id) > (%(after_at)s, %(after_id)s::uuid))
 ORDER BY r.created_at, r.id LIMIT %(limit)s;
+
+-- name: run_list_newest
+SELECT r.id, r.company_id, r.agent_id, r.state, r.purpose, r.reason, r.fence AS fencing_token, r.lease_until, r.created_at,
+       r.started_at, r.ended_at, r.adapter, r.task_id, r.schedule_id, r.started_by, r.time_limit, r.token_limit,
+       r.micros_limit, r.tokens, r.micros
+FROM runs r
+WHERE (%(agent_id)s::uuid IS NULL OR r.agent_id = %(agent_id)s) AND (%(run_id)s::uuid IS NULL OR r.id = %(run_id)s)
+  AND (%(state)s::text IS NULL OR r.state = %(state)s)
+  AND (%(task_id)s::uuid IS NULL OR r.task_id = %(task_id)s)
+  AND (%(after_at)s::timestamptz IS NULL OR (r.created_at, r.id) < (%(after_at)s, %(after_id)s::uuid))
+ORDER BY r.created_at DESC, r.id DESC LIMIT %(limit)s;
 
 -- name: run_renew
 UPDATE runs SET lease_until = least(clock_timestamp() + make_interval(secs => %(lease)s),
@@ -47,14 +94,46 @@ UPDATE runs SET state = 'cancelled', reason = %(reason)s, ended_at = clock_times
 WHERE id = %(id)s AND state IN ('queued', 'running');
 
 -- name: runs_expire
+-- `again`: it is executed here, its lease has not run out too often, and there is time left.
 WITH late AS MATERIALIZED (
-    SELECT r.id FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
+    SELECT r.id, r.adapter IS NOT NULL AND r.lost + 1 < %(most)s
+                 AND clock_timestamp() < r.started_at + make_interval(secs => least(r.time_limit, %(longest)s)) AS again
+    FROM runs r WHERE r.state = 'running' AND r.lease_until <= clock_timestamp()
     ORDER BY r.lease_until LIMIT 100 FOR UPDATE SKIP LOCKED)
 UPDATE runs SET state = 'expired', ended_at = clock_timestamp(),
-    reason = CASE WHEN lease_until >= started_at + make_interval(secs => %(longest)s)
-                  THEN 'its longest life was over' ELSE 'its lease ran out' END
+    reason = CASE WHEN lease_until >= started_at + make_interval(secs => %(longest)s) THEN 'its longest life was over'
+                  WHEN clock_timestamp() >= started_at + make_interval(secs => time_limit) THEN 'its time was over'
+                  WHEN adapter IS NOT NULL THEN 'its lease ran out ' || lost + 1 || ' times'
+                  ELSE 'its lease ran out' END
 FROM late WHERE runs.id = late.id
-RETURNING runs.id, agent_id, fence;
+RETURNING runs.id, agent_id, fence, again;
+
+-- name: run_requeue
+UPDATE runs SET state = 'queued', ended_at = NULL, lease_until = NULL, replica = NULL, reason = '', lost = lost + %(lost)s,
+    queued_at = clock_timestamp(), due_at = NULL, delivered = 0
+WHERE id = %(id)s AND state = 'expired';
+
+-- name: runs_retired
+SELECT r.id FROM runs r JOIN agents a ON a.id = r.agent_id
+WHERE r.adapter IS NOT NULL AND r.state IN ('queued', 'running') AND a.state = 'retired' LIMIT 100;
+
+-- name: runs_hopeless
+-- Those that wait, and that nobody will begin.
+SELECT r.id, CASE WHEN a.adapter IS NULL THEN 'its agent has no adapter any more'
+                  WHEN r.started_at + make_interval(secs => r.time_limit) <= clock_timestamp() THEN 'its time was over'
+                  ELSE %(unclaimed)s END AS reason
+FROM runs r JOIN agents a ON a.id = r.agent_id
+WHERE r.state = 'queued' AND (a.adapter IS NULL
+    OR r.started_at + make_interval(secs => r.time_limit) <= clock_timestamp()
+    OR (a.adapter = 'http' AND r.queued_at + make_interval(secs => %(patience)s) <= clock_timestamp()))
+LIMIT 100;
+
+-- name: run_give_up
+UPDATE runs SET state = 'failed', reason = %(reason)s, ended_at = clock_timestamp() WHERE id = %(id)s AND state = 'queued';
+
+-- name: run_output_list
+SELECT o.seq, o.fence, o.stream, o.text, o.at FROM run_output o
+WHERE o.run_id = %(run_id)s AND o.seq > %(after)s ORDER BY o.seq LIMIT %(limit)s;
 
 -- name: run_token_lookup
 SELECT * FROM run_token_lookup(%s::uuid[], %s::uuid[]);
