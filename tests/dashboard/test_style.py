@@ -90,6 +90,9 @@ def test_the_style_reaches_for_nothing() -> None:
 def test_no_template_has_a_script_a_style_or_an_unescaped_value() -> None:
     files = sorted((FOLDER / "templates").glob("*.html"))
     assert len(files) > 20
+    # The one script is a file of ours, and only in pages that stay up to date.
+    ours = """{% if live %}<script src="{{ static('live.js') }}" defer></script>{% endif %}"""
+    assert sum(ours in file.read_text() for file in files) == 1
     for file in files:
-        text = file.read_text()
+        text = file.read_text().replace(ours, "")
         assert not re.search(r"<script|<style|\sstyle=|\son[a-z]+=|javascript:|\| *safe|autoescape", text), file.name

@@ -1,5 +1,5 @@
 """
-The door for people: pages rendered here, without a script.
+The door for people: pages rendered here, which need no script. Some stay up to date by one.
 """
 
 from company_agents.dashboard.door import dashboard_app, sealed_page

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from company_agents.app import App
 from company_agents.dashboard.guard import HEADERS, SAFE_METHODS, Guard
+from company_agents.dashboard.live import Streams
 from company_agents.dashboard.pages import PAGES
 from company_agents.dashboard.render import STATIC
 from company_agents.dashboard.visit import Page, Visit, go, here, slowed, visit_of
-from company_agents.errors import CompanyAgentsError, Failed, NotFound, Refused, Sealed, WrongUsage
+from company_agents.errors import CompanyAgentsError, Failed, NotFound, Refused, Sealed, Unauthenticated, WrongUsage
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -33,6 +34,7 @@ def dashboard_app(app: App) -> ASGIApp:
         routes=routes,
         exception_handlers={CompanyAgentsError: errors.ours, HTTPException: errors.of_http, Exception: errors.other},
     )
+    starlette.state.streams = Streams()
     return Guard(starlette, errors.cross_site, app.settings.url)
 
 
@@ -63,7 +65,7 @@ def _route(app: App, page: Page) -> Route:
 
 def _endpoint(app: App, page: Page) -> Endpoint:
     async def endpoint(request: Request) -> Response:
-        visit = await visit_of(app, request)
+        visit = await visit_of(app, request, used=not page.stream)
         request.state.visit = visit
         if not page.for_anybody:
             turned_away = await _admit(visit, page)
@@ -82,8 +84,11 @@ async def _admit(visit: Visit, page: Page) -> Response | None:
 
     Raises:
         NotFound, Refused: this page is not theirs.
+        Unauthenticated: nobody is signed in, and a stream leads nowhere.
     """
     if visit.signed_in is None:
+        if page.stream:
+            raise Unauthenticated("you are not signed in any more", hint="load the page again")
         return go("/sign-in", **{"return": here(visit.request)})
     if "company" in visit.request.path_params:
         await visit.enter(visit.id("company"))

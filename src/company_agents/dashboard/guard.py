@@ -17,10 +17,13 @@ from company_agents.settings import Settings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# No script anywhere, and no style but the one file: what somebody smuggles into a name has nothing to run on.
+# No script, and no style but the one file: what somebody smuggles into a name has nothing to run on.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+# A page that stays up to date has one script, which is a file of ours, and listens to us alone. Nothing within a page is run.
+LIVE_CONTENT_SECURITY_POLICY = f"{CONTENT_SECURITY_POLICY}; script-src 'self'; connect-src 'self'"
 
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,

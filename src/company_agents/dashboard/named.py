@@ -4,6 +4,7 @@ Everything of a company by its name: for checkboxes, and for events, which know 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -47,6 +48,25 @@ async def events_of(visit: Visit, found: list[dict[str, Any]]) -> list[words.Eve
         names |= {str(agent.id): agent.name for agent in await all_agents(visit)}
         names |= {str(integration.id): integration.name for integration in await all_integrations(visit)}
     return [words.event(event, names) for event in found]
+
+
+class Names:
+    """Who did something, by name: of labels as `operator:<id>`. Each person is looked up once."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._known: dict[str, str] = {}
+
+    async def add(self, labels: Iterable[str]) -> None:
+        """Look up those that are not known yet."""
+        new = {
+            label for label in labels if label.startswith("operator:") and label.partition(":")[2] not in self._known
+        }
+        self._known |= await _people(self._visit, [{"actor": label} for label in new])
+
+    def who(self, label: str, agent: str | None = None) -> str:
+        """Somebody by name; `agent` is that of the agent where a label is one's, or its run's."""
+        return agent or words.who(label, self._known)
 
 
 async def _people(visit: Visit, found: list[dict[str, Any]]) -> dict[str, str]:

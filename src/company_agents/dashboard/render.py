@@ -13,7 +13,7 @@ import jinja2
 import segno
 from markupsafe import Markup, escape
 
-from company_agents.dashboard import words
+from company_agents.dashboard import telling, words
 from company_agents.errors import CompanyAgentsError
 
 FOLDER = Path(__file__).parent
@@ -44,7 +44,11 @@ def templates() -> jinja2.Environment:
         hint=words.hint,
         plural=plural,
         marked=marked,
+        plain=telling.plain,
+        money=telling.money,
+        lasted=telling.lasted,
     )
+    environment.globals.update(run_states=telling.RUN_STATES, task_statuses=telling.TASK_STATUSES)
     environment.globals.update(static=static, notice=words.notice, browser_name=words.browser_name)
     environment.globals["ui"] = environment.get_template("parts.html").module
     return environment

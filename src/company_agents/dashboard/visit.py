@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from company_agents.app import App
 from company_agents.dashboard.forms import Form, read_form
-from company_agents.dashboard.guard import cookie_name
+from company_agents.dashboard.guard import LIVE_CONTENT_SECURITY_POLICY, cookie_name
 from company_agents.dashboard.render import templates
 from company_agents.errors import CompanyAgentsError, TooMany
 from company_agents.identity.directory import Company
@@ -115,10 +115,17 @@ class Visit:
         """The form that was sent."""
         return await read_form(self.request)
 
-    def page(self, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-        """A page."""
-        context = {"visit": self, "form": Form(), **context}
-        return HTMLResponse(templates().get_template(template).render(context), status)
+    def page(self, template: str, *, status: int = 200, live: str = "", **context: Any) -> HTMLResponse:
+        """A page; with the address of a stream in `live`, one that stays up to date."""
+        response = HTMLResponse(self.part(template, live=live, **context), status)
+        if live:
+            response.headers["Content-Security-Policy"] = LIVE_CONTENT_SECURITY_POLICY
+        return response
+
+    def part(self, template: str, **context: Any) -> str:
+        """What a template makes of it, as of a part of a page."""
+        context = {"visit": self, "form": Form(), "live": "", **context}
+        return templates().get_template(template).render(context)
 
     def again(self, template: str, form: Form, error: CompanyAgentsError, **context: Any) -> HTMLResponse:
         """The page of a form that failed: with what is wrong, and what was typed, but for secrets."""
@@ -135,7 +142,8 @@ class Page:
     One address of the dashboard: GET shows, POST acts.
 
     `permission` is needed for both. One that is dangerous, or `confirms`, needs the password of the last ten
-    minutes for both: who is asked before the form is shown does not lose a token that was pasted into it.
+    minutes for both: who is asked before the form is shown does not lose a token that was pasted into it. A `stream` is what
+    a page asks for by itself: it is no use of the session, and nobody is sent anywhere by it.
     """
 
     path: str
@@ -144,6 +152,7 @@ class Page:
     permission: Permission | None = None
     confirms: bool = False
     for_anybody: bool = False
+    stream: bool = False
 
     @property
     def is_confirmed(self) -> bool:
@@ -151,10 +160,10 @@ class Page:
         return self.confirms or self.permission in DANGEROUS
 
 
-async def visit_of(app: App, request: Request) -> Visit:
-    """A request, with who its cookie stands for."""
+async def visit_of(app: App, request: Request, *, used: bool = True) -> Visit:
+    """A request, with who its cookie stands for; without `used`, one that a page makes by itself."""
     token = request.cookies.get(cookie_name(app.settings))
-    return Visit(app, request, await app.sessions.current(token) if token else None)
+    return Visit(app, request, await app.sessions.current(token, used=used) if token else None)
 
 
 def go(path: str, **query: str) -> RedirectResponse:

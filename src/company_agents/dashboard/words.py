@@ -39,6 +39,11 @@ NOTICES = {
     "webhook-failed": "The test did not arrive; the list says why.",
     "webhook-enabled": "Enabled. What waits is sent now.",
     "webhook-deleted": "Deleted, with its signing secret.",
+    "task-created": "The task is on the board.",
+    "task-saved": "Saved.",
+    "task-moved": "Moved.",
+    "task-assigned": "Assigned.",
+    "commented": "Said.",
     "confirmed": "Thank you. You can go on for ten minutes.",
 }
 
@@ -285,10 +290,16 @@ def _is_refused(found: dict[str, Any]) -> bool:
 
 
 def _who(found: dict[str, Any], names: dict[str, str]) -> str:
-    kind, _, name = str(found.get("actor", "")).partition(":")
+    label = str(found.get("actor", ""))
+    # Who is refused may be anybody; what is done in nobody's name, is done by the orchestrator.
+    return "Nobody we know" if not label and _is_refused(found) else who(label, names)
+
+
+def who(label: str, names: dict[str, str]) -> str:
+    """Who did something, of a label as `operator:<id>`; `names` are those of agents and people by id."""
+    kind, _, name = label.partition(":")
     if not kind:
-        # Who is refused may be anybody; what is done in nobody's name, is done by the orchestrator.
-        return "Nobody we know" if _is_refused(found) else "The orchestrator"
+        return "The orchestrator"
     if kind == "local":
         return f"{name}, on the command line" if name != "start" else "The orchestrator"
     return names.get(name, f"{kind} {name[:8]}")

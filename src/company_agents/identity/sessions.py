@@ -124,16 +124,30 @@ class Sessions:
             await self.audit.append(None, "operator.signed_in", actor=f"operator:{operator_id}", address=address)
         return token
 
-    async def current(self, token: str) -> tuple[Principal, Session] | None:
-        """Who a cookie stands for, or None: signed out, expired, idle for an hour, or the operator is disabled."""
+    async def current(self, token: str, *, used: bool = True) -> tuple[Principal, Session] | None:
+        """
+        Who a cookie stands for, or None: signed out, expired, idle for an hour, or the operator is disabled. Without `used`
+        it is asked by a page that is only open, which keeps no session from being idle.
+        """
         async with self.db.transaction(None) as tx:
-            row = await tx.one("session_current", token_hash=hashed(token), idle_minutes=IDLE_MINUTES)
+            row = await tx.one("session_current", token_hash=hashed(token), idle_minutes=IDLE_MINUTES, used=used)
         if row is None:
             return None
         name, instance_owner = row.pop("operator_name"), row.pop("instance_owner")
         role = Role.OWNER if instance_owner else Role.VIEWER
         principal = Principal(Kind.OPERATOR, name, Via.SESSION, row["operator_id"], None, role, Role.OWNER)
         return principal, Session(**row)
+
+    async def watched(self, token: str, company_id: UUID) -> Role | None:
+        """
+        What whoever a cookie stands for is in a company, now; None where it stands for nobody any more, or for no member.
+        Asked again and again by a page that is open: it is no use of the session.
+        """
+        async with self.db.transaction(None) as tx:
+            row = await tx.one(
+                "session_watched", token_hash=hashed(token), idle_minutes=IDLE_MINUTES, company_id=company_id
+            )
+        return Role(row["role"]) if row is not None and row["role"] is not None else None
 
     async def confirm(self, session: Session, name: str, password: str) -> None:
         """

@@ -14,6 +14,7 @@ from company_agents.dashboard.pages import (
     people,
     sealing,
     signing_in,
+    tasks,
     webhooks,
 )
 
@@ -24,6 +25,7 @@ PAGES = [
     *connect.PAGES,
     *oauth.PAGES,
     *agents.PAGES,
+    *tasks.PAGES,
     *audit.PAGES,
     *webhooks.PAGES,
     *people.PAGES,

@@ -78,12 +78,19 @@ FROM operators o WHERE o.id = %(operator_id)s AND o.disabled_at IS NULL
 -- `seen_at` is written at most once a minute.
 WITH seen AS (
     UPDATE sessions SET seen_at = now()
-    WHERE token_hash = %(token_hash)s AND ends_at > now() AND seen_at < now() - interval '1 minute'
+    WHERE %(used)s AND token_hash = %(token_hash)s AND ends_at > now() AND seen_at < now() - interval '1 minute'
       AND seen_at > now() - make_interval(mins => %(idle_minutes)s)
 )
 SELECT s.id, s.operator_id, s.created_at, s.seen_at, s.ends_at, s.confirmed_at, s.address, s.browser, o.name AS operator_name,
        o.instance_owner
 FROM sessions s JOIN operators o ON o.id = s.operator_id
+WHERE s.token_hash = %(token_hash)s AND s.ends_at > now()
+  AND s.seen_at > now() - make_interval(mins => %(idle_minutes)s) AND o.disabled_at IS NULL;
+
+-- name: session_watched
+-- The same for a page that stays open: that is no use, so `seen_at` stays; and what they are in the company of that page.
+SELECT s.id, r.role
+FROM sessions s JOIN operators o ON o.id = s.operator_id, LATERAL operator_role_lookup(o.id, %(company_id)s) r
 WHERE s.token_hash = %(token_hash)s AND s.ends_at > now()
   AND s.seen_at > now() - make_interval(mins => %(idle_minutes)s) AND o.disabled_at IS NULL;
 

@@ -1,0 +1,58 @@
+"""
+How runs and tasks read: states, money, times, and what a program put out.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+# A state: what is said of it, its tone and its sign.
+RUN_STATES = {
+    "queued": ("Queued", "still", "clock"),
+    "running": ("Running", "now", "run"),
+    "finished": ("Finished", "good", "check"),
+    "failed": ("Failed", "bad", "attention"),
+    "expired": ("Expired", "warn", "clock"),
+    "cancelled": ("Cancelled", "still", "refused"),
+}
+
+TASK_STATUSES = {
+    "open": "Open",
+    "in_progress": "In progress",
+    "blocked": "Blocked",
+    "done": "Done",
+    "cancelled": "Cancelled",
+}
+
+ADAPTERS = {
+    "process": "A program on this machine",
+    "http": "A remote agent",
+    "llm": "A language model, in this process",
+}
+
+# What a terminal would obey, and other characters that show nothing.
+_CODES = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """What a program put out, without colours and other codes for a terminal."""
+    return _UNSEEN.sub("", _CODES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def money(micros: int) -> str:
+    """Millionths of a US dollar, for people: to the cent, and as far as it takes where there is less than one."""
+    if micros == 0:
+        return "$0"
+    return f"${micros / 1e6:,.2f}" if micros >= 10_000 else f"${micros / 1e6:.6f}".rstrip("0")
+
+
+def lasted(seconds: float | timedelta) -> str:
+    """How long something takes, or took."""
+    left = int(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+    if left < 60:
+        return f"{left} s"
+    if left < 3600:
+        return f"{left // 60} min {left % 60} s" if left % 60 else f"{left // 60} min"
+    return f"{left // 3600} h {left % 3600 // 60} min" if left % 3600 // 60 else f"{left // 3600} h"
