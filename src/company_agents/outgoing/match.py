@@ -45,10 +45,21 @@ def admit(destination: Destination, target: Target) -> URL:
     if not same_server or target.host not in destination.hosts:
         there = origin(target.scheme, target.host, target.port)
         raise Refused(f"the credential is for {destination.origin} and does not go to {there}")
-    _check_method(target.method)
-    _check_path(target.path)
-    _check_query(target.query)
+    well_formed(target.method, target.path, target.query)
     return _url(target)
+
+
+def well_formed(method: str, path: str, query: str) -> None:
+    """
+    Whether a credential could go along with such a request at all.
+
+    Raises:
+        Refused: a method that is never sent.
+        WrongUsage: the path, the query or the method is not well-formed.
+    """
+    _check_method(method)
+    _check_path(path)
+    _check_query(query)
 
 
 def _url(target: Target) -> URL:
