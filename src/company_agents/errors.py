@@ -8,6 +8,7 @@ Every error the product raises, as one tree.
     ├── NotFound        exit 3    HTTP 404   a well-formed id that does not exist, or not for this caller
     ├── Refused         exit 4    HTTP 403   a rule says no
     │   ├── Unauthenticated       HTTP 401   no identity, or one that is no longer good
+    │   ├── ApprovalNeeded        HTTP 403   a person has to approve it first; `facts` say which approval
     │   ├── Conflict              HTTP 409   the state of things forbids it
     │   ├── ProbeFailed           HTTP 422   the provider did not accept the credential
     │   └── TooMany               HTTP 429   slow down; `retry_after` says how long
@@ -24,7 +25,9 @@ stray one prints nothing worse.
 from __future__ import annotations
 
 import enum
+from datetime import datetime
 from typing import ClassVar
+from uuid import UUID
 
 
 class Exit(enum.IntEnum):
@@ -53,6 +56,8 @@ class CompanyAgentsError(Exception):
         self.sentence = sentence or (type(self).__doc__ or "").strip()
         self.hint = hint
         self.reason = code or type(self).code
+        # What programs are told beside it, by name.
+        self.facts: dict[str, str] = {}
         super().__init__(self.sentence)
 
 
@@ -95,6 +100,20 @@ class Unauthenticated(Refused):
 
     code = "unauthenticated"
     http_status = 401
+
+
+class ApprovalNeeded(Refused):
+    """a person has to approve this first"""
+
+    code = "approval_needed"
+
+    def __init__(self, approval: UUID, expires_at: datetime) -> None:
+        super().__init__(
+            f"a person has to approve this request first: approval {approval} waits until {expires_at:%Y-%m-%d %H:%M} UTC",
+            hint="nothing was sent. Once it is approved, it is sent as it is now, once; to get the reply, make the same "
+            "request again or ask for the approval",
+        )
+        self.facts = {"approval": str(approval), "expires_at": expires_at.isoformat()}
 
 
 class Conflict(Refused):

@@ -60,6 +60,8 @@ class Permission(StrEnum):
     INTEGRATION_DELETE = "company:integration:delete"
     INTEGRATION_CHECK = "company:integration:check"
     INTEGRATION_USE = "company:integration:use"
+    APPROVAL_READ = "company:approval:read"
+    APPROVAL_DECIDE = "company:approval:decide"
     PROVIDER_CONFIGURE = "company:provider:configure"
     RUN_START = "company:run:start"
     RUN_OPEN = "company:run:open"
@@ -112,6 +114,9 @@ TABLE: dict[Permission, Who] = {
     Permission.INTEGRATION_CHECK: _OPERATOR,
     # Only who works for the company uses its credentials; an operator manages them and never sends with them.
     Permission.INTEGRATION_USE: _AGENT,
+    # An agent sees its own. What its request says is shown to who decides.
+    Permission.APPROVAL_READ: _VIEWER | _AGENT,
+    Permission.APPROVAL_DECIDE: _OPERATOR,
     Permission.PROVIDER_CONFIGURE: _OPERATOR,
     # Not an agent: what it has others do, it assigns to them as tasks.
     Permission.RUN_START: _OPERATOR,
@@ -142,6 +147,7 @@ DANGEROUS = frozenset(
         Permission.INTEGRATION_ALLOW,
         Permission.INTEGRATION_ROTATE,
         Permission.INTEGRATION_DELETE,
+        Permission.APPROVAL_DECIDE,
         # A higher budget lets agents spend more.
         Permission.LIMITS_MANAGE,
         # Who registers an address has a company's events sent there.
