@@ -124,3 +124,18 @@ def number(value: str | None) -> int | None:
     if not re.fullmatch(r"[0-9]{1,18}", value):
         raise WrongUsage("this is not a number", hint="follow the links of the page")
     return int(value)
+
+
+def dollars(value: str | None) -> int | None:
+    """
+    An amount of money, as millionths of a US dollar.
+
+    Raises:
+        WrongUsage: it is none.
+    """
+    if not value:
+        return None
+    found = re.fullmatch(r"\$?([0-9]{1,9})(?:\.([0-9]{1,6}))?", value)
+    if not found:
+        raise WrongUsage("this is no amount of money", hint="write it as 2.50")
+    return int(found[1]) * 1_000_000 + int((found[2] or "").ljust(6, "0"))

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import segno
@@ -47,8 +49,13 @@ def templates() -> jinja2.Environment:
         plain=telling.plain,
         money=telling.money,
         lasted=telling.lasted,
+        lasted5=telling.lasted5,
+        thousands=telling.thousands,
+        pairs=pairs,
     )
-    environment.globals.update(run_states=telling.RUN_STATES, task_statuses=telling.TASK_STATUSES)
+    environment.globals.update(
+        run_states=telling.RUN_STATES, task_statuses=telling.TASK_STATUSES, adapters=telling.ADAPTERS
+    )
     environment.globals.update(static=static, notice=words.notice, browser_name=words.browser_name)
     environment.globals["ui"] = environment.get_template("parts.html").module
     return environment
@@ -109,6 +116,11 @@ def marked(text: str) -> Markup:
 def plural(count: int, noun: str) -> str:
     """A number with its noun."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def pairs(things: Iterable[Any], called: str) -> list[tuple[Any, Any]]:
+    """Things for a select: their id, and what they are called."""
+    return [(thing.id, getattr(thing, called)) for thing in things]
 
 
 def qr_code(content: str) -> Markup:

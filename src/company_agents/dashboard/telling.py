@@ -56,3 +56,14 @@ def lasted(seconds: float | timedelta) -> str:
     if left < 3600:
         return f"{left // 60} min {left % 60} s" if left % 60 else f"{left // 60} min"
     return f"{left // 3600} h {left % 3600 // 60} min" if left % 3600 // 60 else f"{left // 3600} h"
+
+
+def lasted5(seconds: float | timedelta) -> str:
+    """The same in steps of five seconds: what is told again and again need not be told each second."""
+    left = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+    return lasted(max(left, 0) // 5 * 5)
+
+
+def thousands(count: int) -> str:
+    """A number that can be read."""
+    return f"{count:,}"

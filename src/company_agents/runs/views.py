@@ -133,6 +133,17 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The version of an integration that a run holds, and what that version is now. With a time of `cut_at`, it was cut off."""
+
+    integration_id: UUID
+    name: str
+    version: int
+    state: str | None
+    cut_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """One run. `now` is the database's clock, which decides about the lease. `starts` is the fencing token, too."""
 
@@ -161,6 +172,7 @@ class RunView:
     started_at: datetime | None
     ended_at: datetime | None
     now: datetime
+    pins: list[Held]
 
     @property
     def lease_left(self) -> timedelta:
@@ -258,7 +270,9 @@ class Views:
         rows = await self._rows(caller, Permission.RUN_READ, "run_view", id=run_id, after=after, most=most)
         if not rows:
             raise NotFound("this run does not exist")
-        return RunView(**_without(rows[0], "output")), [Piece(**piece) for piece in rows[0]["output"]]
+        pins = [Held(**_from_json(pin)) for pin in rows[0]["pins"]]
+        pieces = [Piece(**piece) for piece in rows[0]["output"]]
+        return RunView(**_without(rows[0], "output", "pins"), pins=pins), pieces
 
     async def output_start(self, caller: Caller, run_id: UUID, most: int) -> int:
         """After which piece to begin, so that the last ones are shown."""

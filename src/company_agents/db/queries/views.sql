@@ -67,6 +67,11 @@ SELECT r.id, r.agent_id, a.name AS agent_name, r.adapter, a.unsandboxed, r.state
        t.title AS task_title, r.schedule_id, s.name AS schedule_name, r.started_by, r.fence AS starts, r.lease_until,
        r.time_limit, r.token_limit, r.micros_limit, r.tokens, r.micros, r.created_at, r.started_at, r.ended_at,
        clock_timestamp() AS now,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('integration_id', p.integration_id, 'name', i.name, 'version', p.version,
+                                                     'state', v.state, 'cut_at', p.cut_at) ORDER BY i.name)
+                 FROM run_pins p JOIN integrations i ON i.id = p.integration_id
+                     LEFT JOIN credential_versions v ON v.integration_id = p.integration_id AND v.version = p.version
+                 WHERE p.run_id = %(id)s), '[]') AS pins,
        coalesce((SELECT jsonb_agg(jsonb_build_object('seq', o.seq, 'stream', o.stream, 'text', o.text) ORDER BY o.seq)
                  FROM (SELECT seq, stream, text FROM run_output WHERE run_id = %(id)s AND seq > %(after)s
                        ORDER BY seq LIMIT %(most)s) o), '[]') AS output
