@@ -40,12 +40,14 @@ from company_agents.integrations.importing import Importer
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.oauth.calls import OAuthCalls
 from company_agents.integrations.open_flows import OpenFlows
+from company_agents.integrations.prices import Prices
 from company_agents.integrations.provider import Providers
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.refresher import Upkeep
 from company_agents.integrations.relay import Relay
 from company_agents.integrations.request import Requests
 from company_agents.integrations.revocation import Revocation
+from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import Statuses
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import Versions
@@ -112,6 +114,7 @@ class App:
     agents: Agents
     adapters: Adapters
     limits: Limits
+    spending: Spending
     operators: Operators
     members: Members
     sessions: Sessions
@@ -201,8 +204,10 @@ async def open_app(
         refresher = Refresher(Attempts(store, statuses, REFRESH_LEASE), audit, providers, clients, oauth)
         checks = Checks(store, outgoing, providers, statuses, refresher)
         integrations = Integrations(store, audit, outgoing, providers, Versions(store), statuses, checks)
+        spending = Spending(audit, Prices.at(settings.home), settings.call_limit)
+        stack.push_async_callback(spending.close)
         relay = Relay(
-            *(store, audit, outgoing, integrations, refresher),
+            *(store, audit, outgoing, integrations, refresher, spending),
             turns=Turns(settings.company_calls, settings.call_timeout / 2),
             streams=Turns(settings.company_streams, 0, "streams"),
             call_time=settings.call_timeout,
@@ -256,7 +261,8 @@ async def open_app(
             companies=Companies(db, audit),
             agents=Agents(store, audit),
             adapters=adapters,
-            limits=Limits(audit),
+            limits=Limits(audit, spending.changed),
+            spending=spending,
             operators=operators,
             members=Members(db, audit),
             sessions=Sessions(db, store, audit, operators),
@@ -359,6 +365,7 @@ def _outgoing(settings: Settings, redactor: Redactor) -> Outgoing:
         networks=settings.networks,
         call_time=settings.call_timeout,
         request_limit=settings.call_limit,
+        stream_limit=settings.stream_limit,
         reply_limit=settings.call_limit,
         watched=redactor.holding,
     )

@@ -6,11 +6,13 @@ A change counts from the next start of a run, and from the next paid call. docs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 from uuid import UUID
 
 from company_agents.audit.log import AuditLog
+from company_agents.companies.scope import CompanyScope
 from company_agents.db.database import Row, Tx
 from company_agents.errors import NotFound, WrongUsage
 from company_agents.identity.permissions import Permission
@@ -70,9 +72,15 @@ def lower(*limits: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a caller's company."""
+    """
+    The limits of a caller's company.
+
+    Args:
+        changed: told in the same transaction whose limits are others now, and which.
+    """
 
     audit: AuditLog
+    changed: Callable[[Any, CompanyScope, UUID | None, Limit], Awaitable[None]] | None = None
 
     @staticmethod
     async def of(tx: Tx, agent_id: UUID) -> InForce:
@@ -117,6 +125,8 @@ class Limits:
                 await tx.run("limits_set", agent_id=agent_id, **asdict(after))
                 facts = {"agent": agent_id or "all", "changes": _changes(before, after)}
                 await self.audit.append(company_id, "limits.changed", actor=caller.label, **facts)
+                if self.changed is not None:
+                    await self.changed(tx, caller.scope, agent_id, after)
         return after
 
 

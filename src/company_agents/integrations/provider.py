@@ -217,6 +217,8 @@ class Provider(_Table):
     variables: tuple[str, ...] = ()
     # What stands in the probe's `error` field when the credential itself is refused, in the reply to any call.
     refused_codes: frozenset[str] = frozenset()
+    # A provider of models: its replies say how many tokens a call used, or also what it cost in US dollars.
+    usage: Literal["tokens", "cost"] | None = None
     # Where the facts in the file come from.
     sources: tuple[Url, ...] = Field(min_length=1)
 
@@ -273,7 +275,7 @@ class Provider(_Table):
 
 
 # What the schema says of a field, in plain words; else its own words are taken.
-_SAID = {
+SAID = {
     "missing": "is missing",
     "extra_forbidden": "there is no such field",
     "string_type": "is a text",
@@ -298,20 +300,20 @@ def read_provider(text: str, file_name: str) -> Provider:
     try:
         provider = Provider.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise _no_toml(str(error), text) from None
+        raise no_toml(str(error), text) from None
     except RecursionError:
         raise BadText("this is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        said = _SAID.get(first["type"]) or first["msg"].removeprefix("Value error, ").lower()
+        said = SAID.get(first["type"]) or first["msg"].removeprefix("Value error, ").lower()
         raise BadText(f"{where}: {said}" if where else said, line_of(text, first["loc"])) from None
     if f"{provider.name}.toml" != file_name:
         raise BadText("name: a provider is called like its file", line_of(text, ["name"]))
     return provider
 
 
-def _no_toml(said: str, text: str) -> BadText:
+def no_toml(said: str, text: str) -> BadText:
     found = _AT_LINE.search(said)
     line = int(found[1]) if found and found[1] else text.rstrip("\n").count("\n") + 1
     return BadText(f"this is no TOML: {_AT_LINE.sub('', said).lower()}", line)

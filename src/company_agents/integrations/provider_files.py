@@ -53,11 +53,13 @@ class Dropped(Generic[T]):
     Args:
         read: makes something of a text, given the file's name; raises BadText.
         refuse: says why a file of this name (without its ending) is not taken, or None.
+        only: the one file that is read; None: all of the folder.
     """
 
     folder: Path
     read: Callable[[str, str], T]
     refuse: Callable[[str], str | None] = lambda _: None
+    only: str | None = None
     _seen: _Seen | None = field(default=None, init=False, repr=False)
     _good: Mapping[str, T] = field(default_factory=dict, init=False, repr=False)
     _bad: Sequence[BadFile] = field(default=(), init=False, repr=False)
@@ -73,13 +75,13 @@ class Dropped(Generic[T]):
         return self._bad
 
     def _look(self) -> None:
-        seen = _seen(self.folder)
+        seen = _seen(self.folder, self.only)
         if seen == self._seen:
             return
         good: dict[str, T] = {}
         bad: list[BadFile] = []
         try:
-            names = _names(self.folder)
+            names = _names(self.folder, self.only)
         except BadText as error:
             names, bad = [], [BadFile(f"{self.folder.name}/", error.sentence)]
         for number, name in enumerate(names):
@@ -103,15 +105,17 @@ class Dropped(Generic[T]):
         return self.read(text, name)
 
 
-def _seen(folder: Path) -> _Seen:
+def _seen(folder: Path, only: str | None) -> _Seen:
     try:
-        names = _listed(folder)
+        names = _listed(folder, only)
     except OSError:
         names = []
     return tuple((name, *_facts(folder / name)) for name in ("", *names))
 
 
-def _listed(folder: Path) -> list[str]:
+def _listed(folder: Path, only: str | None) -> list[str]:
+    if only is not None:
+        return [only] if os.path.lexists(folder / only) else []
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
@@ -124,7 +128,7 @@ def _facts(path: Path) -> tuple[object, ...]:
     return (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_size, *times)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, only: str | None) -> list[str]:
     try:
         status = folder.stat()
     except FileNotFoundError:
@@ -135,7 +139,7 @@ def _names(folder: Path) -> list[str]:
         raise BadText("this is not a folder")
     _check_owner(status)
     try:
-        return _listed(folder)
+        return _listed(folder, only)
     except OSError as error:
         raise BadText(f"the folder cannot be read: {error.strerror}") from None
 
@@ -207,13 +211,22 @@ def _places(text: str) -> Iterator[tuple[int, _Place]]:
         if inside:
             continue
         if header := _HEADER.match(content):
-            table = tuple(_parts(header[2]))
-            if header[1] == "[[":
-                tables[table] = tables.get(table, -1) + 1
-                table = (*table, tables[table])
+            table = _table([*_parts(header[2])], tables, is_listed=header[1] == "[[")
             yield line, table
         elif key := _KEY.match(content):
             yield line, (*table, *_parts(key[1]))
+
+
+def _table(names: list[str], tables: dict[_Place, int], *, is_listed: bool) -> _Place:
+    """The place that a header opens: below the last table of each list that it goes through. `tables` counts those."""
+    place: _Place = ()
+    for number, name in enumerate(names, 1):
+        place = (*place, name)
+        if is_listed and number == len(names):
+            tables[place] = tables.get(place, -1) + 1
+        if place in tables:
+            place = (*place, tables[place])
+    return place
 
 
 def _still_open(content: str, quotes: str) -> str:

@@ -24,6 +24,7 @@ from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.refresh import Refresher
+from company_agents.integrations.spending import Costs, Spending
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
@@ -51,6 +52,7 @@ class Relayed:
     provider: Provider
     destination: Destination
     reply: StreamedReply
+    costs: Costs | None = None
     size: int = 0
     # Whether the last byte was read.
     ended: bool = False
@@ -104,8 +106,12 @@ class Relayed:
     async def _read(self) -> AsyncIterator[bytes]:
         async for piece in self.reply.body():
             self.size += len(piece)
-            # What a reply says of its cost is read here, piece by piece as it passes.
+            if self.costs is not None:
+                self.costs.feed(piece)
             yield piece
+        if self.costs is not None:
+            # Before whoever reads knows that this was all: their next call is compared with what this one cost.
+            await self.costs.ended()
         self.ended = True
 
 
@@ -127,6 +133,7 @@ class Relay:
     outgoing: Outgoing
     integrations: Integrations
     refresher: Refresher
+    spending: Spending
     turns: Turns
     streams: Turns
     call_time: float
@@ -179,7 +186,7 @@ class Relay:
         for _ in range(MOST_LOOKS):
             found = await self._find(caller, integration, request)
             provider = self.integrations.providers.get(found["provider"])
-            request = _defaulted(request, provider)
+            request = await self.spending.checked(caller, found["id"], provider, _defaulted(request, provider))
             found, request = await self._approved(caller, found, request, wait, turn)
             # Rotated or deleted since it was found, and nothing was sent: look again.
             with contextlib.suppress(Gone):
@@ -253,7 +260,8 @@ class Relay:
                 )
                 raise
             async with self._streamed(request, credential, whole=whole) as reply:
-                relayed = Relayed(provider, credential.destination, reply)
+                costs = self.spending.reading(caller, found["id"], provider, request, reply.status, reply.headers)
+                relayed = Relayed(provider, credential.destination, reply, costs)
                 result = "failed"
                 try:
                     yield relayed
@@ -271,6 +279,8 @@ class Relay:
                         removed=reply.removed or None,
                         host=credential.destination.origin,
                     )
+                    if costs is not None:
+                        await costs.ended()
 
     @contextlib.asynccontextmanager
     async def _streamed(
@@ -336,8 +346,7 @@ class Relay:
 
     async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest) -> None:
         """
-        Whether this very call may be made: its method and path, the budget, how often. In the transaction in which it
-        was found.
+        Whether this very call may be made: its method and path, how often. In the transaction in which it was found.
         """
 
     async def _judge(

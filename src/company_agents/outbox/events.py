@@ -16,6 +16,8 @@ INTEGRATION_ROTATED = "integration.rotated"
 ROTATION_DUE = "integration.rotation_due"
 AGENT_TOKEN_ROTATED = "agent.token.rotated"
 KEY_ROTATED = "key.rotated"
+BUDGET_NEAR = "budget.near"
+BUDGET_SPENT = "budget.spent"
 # Sent when somebody asks for it, to see that it arrives.
 TEST = "webhook.test"
 
@@ -34,11 +36,15 @@ class Kind:
 
 _INTEGRATION = ("integration", "provider", "name", "version", "reason", "hint", "due_at")
 
+_BUDGET = ("agent", "month", "unit", "limit", "spent")
+
 KINDS: dict[str, Kind] = {
     NEEDS_ATTENTION: Kind("a credential stopped working, or will soon", "integration.needs_attention", _INTEGRATION),
     INTEGRATION_ROTATED: Kind("a credential was replaced", "integration.rotated", _INTEGRATION),
     ROTATION_DUE: Kind("a credential is older than its rotation period", "integration.rotation_due", _INTEGRATION),
     AGENT_TOKEN_ROTATED: Kind("an agent has a new token", "agent.token_rotated", ("agent",)),
+    BUDGET_NEAR: Kind("four fifths of a month's budget are spent", "budget.near", _BUDGET),
+    BUDGET_SPENT: Kind("a month's budget is spent: paid calls are refused", "budget.spent", _BUDGET),
     # Of the instance, and so for every company that asks: which keys, and when. How many secrets moved is nobody's.
     KEY_ROTATED: Kind("the master key was rotated", "key.rotated", ("key", "new_key"), of_instance=True),
 }

@@ -1,0 +1,288 @@
+"""
+What a call to a model has used, from what the provider says of it.
+
+Providers have their own names for the same numbers. A name says which numbers it includes, so that none is counted twice:
+`input_tokens` with `cache_read_input_tokens` beside it is without those, `prompt_tokens` with details has them in it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from company_agents.outgoing.client import OutgoingRequest
+
+# More than that is a mistake, or a reply that means ill: it would fill a counter for ever.
+MOST_TOKENS = 10**12
+MOST_MODEL = 200
+# What is reckoned where nothing is said. English has about four bytes for a token, code and most other languages about three:
+# what is estimated is rather too much than too little. An image comes as one long word, and costs what a page of text does.
+BYTES_PER_TOKEN = 3
+LONG_WORD = 4000
+# The price of these is the list price.
+STANDARD_TIERS = frozenset({"", "auto", "default", "on_demand", "standard", "standard_only"})
+
+# The last part of the paths that a model answers at.
+_MODEL_PATHS = re.compile(
+    r"/(chat/completions|fim/completions|completions|responses|embeddings|converse|converse-stream|invoke"
+    r"|invoke-with-response-stream)$|/v\d\w*/(messages|complete|chat|embed|rerank)$"
+    r"|:(generateContent|streamGenerateContent|embedContent|batchEmbedContents)$"
+)
+# What is sent to such a provider, and costs nothing.
+_FREE_PATHS = re.compile(
+    r"/(count_tokens|input_tokens|tokenize|detokenize|moderations|cancel)$|/(files|uploads)(/[^:]*)?$|:countTokens$"
+)
+# What is answered later, in a reply that nobody can tie to this call.
+_LATER_PATHS = re.compile(r"/batches$|:(asyncBatchEmbedContent|batchGenerateContent)$")
+_MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|model)/([^/:]+)(?::|/(?:invoke|converse))")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    What one call used. `input_tokens` are those that no cache had part in. `estimated`: the provider did not say it.
+
+    `dollars`: what the provider itself says that it cost. `tier`: at which of the provider's speeds, where that is not the
+    standard one. `searches` of the web are charged apart.
+    """
+
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    # Those among them that are kept for an hour, which costs more.
+    cache_write_hour_tokens: int = 0
+    estimated: bool = False
+    dollars: Decimal | None = None
+    tier: str = ""
+    searches: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All that went in, cached or not."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    @property
+    def tokens(self) -> int:
+        """All that went in and came out: what token budgets are compared with."""
+        return self.prompt_tokens + self.output_tokens
+
+    def merged(self, other: Usage) -> Usage:
+        """Both of one call, said at two moments: providers count up, so the higher number is the later one."""
+        higher = {name: max(getattr(self, name), getattr(other, name)) for name in _NUMBERS}
+        dollars = max((one for one in (self.dollars, other.dollars) if one is not None), default=None)
+        return replace(
+            self,
+            **higher,
+            model=self.model or other.model,
+            tier=other.tier or self.tier,
+            dollars=dollars,
+            estimated=False,
+        )
+
+
+_NUMBERS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_hour_tokens",
+    "searches",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What a request says of itself: the model, and the speed that it asks for. `later`: what it uses is not said in the reply,
+    which comes before the work is done.
+    """
+
+    model: str = ""
+    tier: str = ""
+    later: bool = False
+
+
+def is_paid(method: str, path: str) -> bool:
+    """Whether a call to a provider of models may cost something."""
+    return method == "POST" and _FREE_PATHS.search(path) is None
+
+
+def is_model_call(path: str) -> bool:
+    """Whether a model answers there."""
+    return _MODEL_PATHS.search(path) is not None
+
+
+def asked(request: OutgoingRequest) -> Asked:
+    """What a request asks for, from its path or its body; nothing where that cannot be read."""
+    found = _MODEL_IN_PATH.search(request.path)
+    body: Any = None
+    if isinstance(request.body, bytes):
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):
+            body = None
+    given = body if isinstance(body, dict) else {}
+    model = found[1] if found else given.get("model")
+    later = given.get("background") is True or _LATER_PATHS.search(request.path) is not None
+    return Asked(word(model), _tier_of(given), later)
+
+
+def estimated_tokens(body: bytes) -> int:
+    """How many tokens a request's body may be, where nobody says it."""
+    # One long word without a space is an image or a document, in base64.
+    sizes = (len(part) if len(part) < LONG_WORD or b" " in part else LONG_WORD for part in body.split(b'"'))
+    return -(-sum(sizes) // BYTES_PER_TOKEN)
+
+
+def word(value: object) -> str:
+    """A provider's or caller's name for something, as it can be stored and shown; empty where it is none."""
+    if not isinstance(value, str) or len(value) > MOST_MODEL or not value.isprintable():
+        return ""
+    return value
+
+
+def said(reply: object) -> Usage | None:
+    """What a reply, or one event of a stream, says of what was used; None where it says nothing."""
+    if not isinstance(reply, dict):
+        return None
+    for part in _parts(reply):
+        found = _numbers(part)
+        if found is not None:
+            return replace(found, model=model_of(reply), tier=found.tier or _tier_of(reply))
+    return None
+
+
+def model_of(reply: Mapping[str, Any]) -> str:
+    """The model that a reply, or one event of a stream, says to be from."""
+    for part in (reply, reply.get("message"), reply.get("response")):
+        if isinstance(part, dict):
+            name = word(part.get("model")) or word(part.get("modelVersion"))
+            if name:
+                return name
+    return ""
+
+
+def _parts(reply: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Where a provider may say it: at the top, or in what an event carries."""
+    for part in (reply, *(reply.get(name) for name in ("message", "response", "delta", "x_groq"))):
+        if isinstance(part, dict):
+            for name in ("usage", "usageMetadata", "meta", "amazon-bedrock-invocationMetrics"):
+                if isinstance(part.get(name), dict):
+                    yield part[name]
+
+
+def _numbers(usage: dict[str, Any]) -> Usage | None:
+    # Cohere says both what it charges, and what there was.
+    billed = usage.get("billed_units")
+    if isinstance(billed, dict):
+        usage = billed
+    for read in (_apart, _included, _gemini, _bedrock):
+        found = read(usage)
+        if found is not None:
+            return replace(found, dollars=_dollars(usage))
+    return None
+
+
+def _apart(usage: dict[str, Any]) -> Usage | None:
+    """Input beside what the cache had: Anthropic; and, with details, OpenAI's Responses, where it is within."""
+    if "input_tokens" not in usage and "output_tokens" not in usage:
+        return None
+    details = usage.get("input_tokens_details") or usage.get("input_token_details")
+    if isinstance(details, dict):
+        return _within(usage, "input_tokens", "output_tokens", details)
+    hour, searches = usage.get("cache_creation"), usage.get("server_tool_use")
+    return Usage(
+        input_tokens=_count(usage.get("input_tokens")),
+        output_tokens=max(_count(usage.get("output_tokens")), 0),
+        cache_read_tokens=_count(usage.get("cache_read_input_tokens")),
+        cache_write_tokens=_count(usage.get("cache_creation_input_tokens")),
+        cache_write_hour_tokens=_count(hour.get("ephemeral_1h_input_tokens")) if isinstance(hour, dict) else 0,
+        searches=_count(searches.get("web_search_requests")) if isinstance(searches, dict) else 0,
+        tier=_tier_of(usage),
+    )
+
+
+def _included(usage: dict[str, Any]) -> Usage | None:
+    """A prompt with what the cache had in it: OpenAI's Chat Completions and embeddings, and those that are like them."""
+    if "prompt_tokens" not in usage:
+        return None
+    details = usage.get("prompt_tokens_details")
+    given = details if isinstance(details, dict) else {"cached_tokens": usage.get("prompt_cache_hit_tokens")}
+    return _within(usage, "prompt_tokens", "completion_tokens", given)
+
+
+def _within(usage: dict[str, Any], prompt: str, completion: str, details: dict[str, Any]) -> Usage:
+    whole = _count(usage.get(prompt))
+    cached = min(_count(details.get("cached_tokens")), whole)
+    written = min(_count(details.get("cache_write_tokens")), whole - cached)
+    # Some leave out of the completion what the model thought; the total has it.
+    output = max(_count(usage.get(completion)), _count(usage.get("total_tokens")) - whole)
+    return Usage(
+        input_tokens=whole - cached - written,
+        output_tokens=output,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+    )
+
+
+def _gemini(usage: dict[str, Any]) -> Usage | None:
+    if "promptTokenCount" not in usage and "totalTokenCount" not in usage:
+        return None
+    prompt = _count(usage.get("promptTokenCount")) + _count(usage.get("toolUsePromptTokenCount"))
+    cached = min(_count(usage.get("cachedContentTokenCount")), prompt)
+    output = _count(usage.get("candidatesTokenCount")) + _count(usage.get("thoughtsTokenCount"))
+    return Usage(
+        input_tokens=prompt - cached,
+        output_tokens=max(output, _count(usage.get("totalTokenCount")) - prompt),
+        cache_read_tokens=cached,
+    )
+
+
+def _bedrock(usage: dict[str, Any]) -> Usage | None:
+    if "inputTokens" not in usage and "inputTokenCount" not in usage:
+        return None
+    ending = "Tokens" if "inputTokens" in usage else "TokenCount"
+    return Usage(
+        input_tokens=_count(usage.get(f"input{ending}")),
+        output_tokens=_count(usage.get(f"output{ending}")),
+        cache_read_tokens=_count(usage.get(f"cacheReadInput{ending}")),
+        cache_write_tokens=_count(usage.get(f"cacheWriteInput{ending}")),
+    )
+
+
+def _dollars(usage: dict[str, Any]) -> Decimal | None:
+    """What it cost, where a provider says so in US dollars: OpenRouter a number, Perplexity a table with a total."""
+    cost, details = usage.get("cost"), usage.get("cost_details")
+    if isinstance(cost, dict):
+        cost = cost.get("total_cost")
+    found = _decimal(cost)
+    if found is not None and usage.get("is_byok") is True and isinstance(details, dict):
+        # With the company's own key behind it, this is only what the one in between takes.
+        found += _decimal(details.get("upstream_inference_cost")) or 0
+    return found
+
+
+def _decimal(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MOST_TOKENS:
+        return None
+    return Decimal(str(value))
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_TOKENS:
+        return 0
+    return int(value)
+
+
+def _tier_of(given: dict[str, Any]) -> str:
+    """What makes a call dearer or cheaper than the list price: its speed, or where it must be served."""
+    named = [word(given.get(name)) for name in ("speed", "service_tier")]
+    if given.get("inference_geo") == "us":
+        named.append("us")
+    return "+".join(name for name in named if name not in STANDARD_TIERS)
