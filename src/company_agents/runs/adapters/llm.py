@@ -5,12 +5,13 @@ A run that is a loop over a model: it is asked, calls tools, is told what they g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from company_agents.errors import Failed, WrongUsage
+from company_agents.errors import WrongUsage
 from company_agents.runs.adapters.base import Kind, Outcome, Output, Work
 from company_agents.runs.adapters.fields import Fields
+from company_agents.runs.adapters.llm_client import Waits
 
 # The interfaces that there are, and where each is at its own provider.
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
@@ -22,6 +23,7 @@ class LlmAdapter:
     """Asks a model through the gateway, with the run's own token."""
 
     kind: Kind = "llm"
+    waits: Waits = field(default_factory=Waits)
 
     def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """
@@ -51,5 +53,14 @@ class LlmAdapter:
         return ()
 
     async def execute(self, work: Work, output: Output) -> Outcome:
-        """Do the work of one start."""
-        raise Failed("a run over a model cannot be executed yet")
+        """
+        Do the work of one start.
+
+        Raises:
+            Refused: our own gateway refuses the calls to the model: the budget is spent, for one.
+            Failed: it could not be done; the sentence says why.
+        """
+        # Here, because the libraries behind it are heavy, and most of what builds an adapter never runs one.
+        from company_agents.runs.adapters.llm_loop import execute
+
+        return await execute(work, output, self.waits)
