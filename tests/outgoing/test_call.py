@@ -284,7 +284,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_leaves(make: Make) 
 
 
 async def test_a_streamed_body_that_grows_too_large_is_cut_off(make: Make) -> None:
-    outgoing = await make(request_limit=100)
+    outgoing = await make(stream_limit=100)
 
     async def endless() -> AsyncIterator[bytes]:
         while True:

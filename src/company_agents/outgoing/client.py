@@ -37,10 +37,11 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 @dataclass(frozen=True, slots=True)
 class OutgoingRequest:
     """
-    What a caller asks for. `path` and `query` are as on the wire: percent-encoded, without `?`.
+    What a caller asks for. `path` and `query` are as on the wire: percent-encoded, without `?`. `host` is one of the
+    destination's; None: the first.
 
     A body that is an async iterable is streamed, cannot be sent twice, and so does not follow a
-    redirect that asks for it again.
+    redirect that asks for it again. `length` says how many bytes it has, where that is known; else it goes in chunks.
     """
 
     method: str
@@ -48,6 +49,8 @@ class OutgoingRequest:
     query: str = field(default="", repr=False)
     headers: header_rules.Headers = field(default=(), repr=False)
     body: bytes | AsyncIterable[bytes] = field(default=b"", repr=False)
+    host: str | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Outgoing:
         call_time: seconds for a whole buffered call.
         idle_time: seconds that a streamed reply may be silent.
         request_limit: bytes of a request's body.
+        stream_limit: bytes of one that is streamed.
         reply_limit: bytes of a buffered reply's body, before and after decoding.
         connections: open at once per kind of network. Far more than one company may have calls under way: who
             waits here would wait for another company's.
@@ -89,6 +93,7 @@ class Outgoing:
         call_time: float = 60,
         idle_time: float = 300,
         request_limit: int = 10 * MEBIBYTE,
+        stream_limit: int = 4096 * MEBIBYTE,
         reply_limit: int = 10 * MEBIBYTE,
         connections: int = 1000,
         resolve: guard.Resolve = guard.resolve,
@@ -100,6 +105,7 @@ class Outgoing:
         self._call_time = call_time
         self._idle_time = idle_time
         self._request_limit = request_limit
+        self._stream_limit = stream_limit
         self._reply_limit = reply_limit
         self._connections = connections
         self._resolve = resolve
@@ -145,26 +151,26 @@ class Outgoing:
             body = bytearray()
             async for chunk in reply.body():
                 body += chunk
-            whole = reply.searched_as_read(bytes(body))
-            return OutgoingReply(reply.status, reply.headers, whole, reply.removed)
+            return OutgoingReply(reply.status, reply.headers, bytes(body), reply.removed)
 
     @asynccontextmanager
     async def stream(
         self,
         request: OutgoingRequest,
         destination: Destination,
-        credential: Sensitive,
+        credential: Sensitive | None,
         *,
         limit: int | None = None,
     ) -> AsyncIterator[StreamedReply]:
         """
-        Make one call; the reply's head is there, its body comes as it is read.
+        Make one call; the reply's head is there, its body comes as it is read. Without a credential there is nothing to
+        search it for.
 
         Raises: like `call`, also while the body is read.
         """
-        placed = destination.placement.place(credential)
+        placed = destination.placement.place(credential) if credential else _NOTHING
         patterns = Patterns(placed.searched)
-        with self._watched(credential):
+        with self._watched(credential) if credential else nullcontext():
             response, host, explain = await self._follow(request, destination, placed)
             try:
                 yield StreamedReply(response, host, patterns, limit, explain)
@@ -178,8 +184,8 @@ class Outgoing:
         hop = self._first_hop(request, destination, placed)
         left = redirects.MOST
         while True:
-            upload = _Upload(hop, self._request_limit)
-            response = await self._send(hop, destination, placed, upload)
+            upload = _Upload(hop, self._stream_limit)
+            response = await self._send(hop, destination, placed, upload, request.length)
             locations = response.headers.getall("Location", [])
             following = redirects.following(hop, response.status, locations, destination) if left else None
             if following is None:
@@ -190,15 +196,18 @@ class Outgoing:
     def _first_hop(self, request: OutgoingRequest, destination: Destination, placed: Placed) -> redirects.Hop:
         if isinstance(request.body, bytes) and len(request.body) > self._request_limit:
             raise _too_large(self._request_limit)
-        target = Target(
-            destination.scheme, destination.host, destination.port, request.method, request.path, request.query
-        )
+        if request.length is not None and request.length > self._stream_limit:
+            raise _too_large(self._stream_limit)
+        host = request.host or destination.host
+        target = Target(destination.scheme, host, destination.port, request.method, request.path, request.query)
         return redirects.Hop(target, header_rules.for_request(request.headers, placed.header), request.body)
 
     async def _send(
-        self, hop: redirects.Hop, destination: Destination, placed: Placed, upload: _Upload
+        self, hop: redirects.Hop, destination: Destination, placed: Placed, upload: _Upload, length: int | None
     ) -> aiohttp.ClientResponse:
         url, headers = _dressed(hop, destination, placed)
+        if length is not None and not isinstance(hop.body, bytes):
+            headers["Content-Length"] = str(length)
         # A server that leaves a body unread takes it for the next request on this connection, another caller's.
         once = bool(hop.body) and hop.target.method in _BODILESS
         session = self._sessions.get((destination.reach, once))
@@ -226,6 +235,9 @@ class Outgoing:
             max_field_size=_LONGEST_HEADER,
             max_line_size=_LONGEST_HEADER,
         )
+
+
+_NOTHING = Placed(None, None, Sensitive(b""), ())
 
 
 class _Upload:
