@@ -281,7 +281,7 @@ async def open_app(
             runs=runs,
             sweeper=sweeper,
             tasks=Tasks(),
-            memory=Memories(),
+            memory=Memories(audit),
             outbox=outbox,
             redactor=redactor,
         )

@@ -52,6 +52,7 @@ def templates() -> jinja2.Environment:
         lasted5=telling.lasted5,
         thousands=telling.thousands,
         pairs=pairs,
+        twice=twice,
     )
     environment.globals.update(
         run_states=telling.RUN_STATES, task_statuses=telling.TASK_STATUSES, adapters=telling.ADAPTERS
@@ -121,6 +122,11 @@ def plural(count: int, noun: str) -> str:
 def pairs(things: Iterable[Any], called: str) -> list[tuple[Any, Any]]:
     """Things for a select: their id, and what they are called."""
     return [(thing.id, getattr(thing, called)) for thing in things]
+
+
+def twice(values: Iterable[str]) -> list[tuple[str, str]]:
+    """Values for a select that are called what they are."""
+    return [(value, value) for value in values]
 
 
 def qr_code(content: str) -> Markup:

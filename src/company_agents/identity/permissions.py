@@ -74,6 +74,7 @@ class Permission(StrEnum):
     TASK_READ = "company:task:read"
     TASK_WRITE = "company:task:write"
     MEMORY = "agent:memory:own"
+    MEMORY_READ = "company:memory:read"
     LIMITS_READ = "company:limits:read"
     LIMITS_MANAGE = "company:limits:manage"
     COSTS_READ = "company:costs:read"
@@ -131,6 +132,8 @@ TABLE: dict[Permission, Who] = {
     Permission.TASK_READ: _VIEWER | _AGENT,
     Permission.TASK_WRITE: _OPERATOR | _AGENT,
     Permission.MEMORY: _AGENT,
+    # What an agent has been taught steers what it does. Each look is on record.
+    Permission.MEMORY_READ: _OPERATOR,
     Permission.LIMITS_READ: _VIEWER,
     Permission.LIMITS_MANAGE: _OPERATOR,
     Permission.COSTS_READ: _VIEWER,

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from company_agents.audit.log import AuditLog
 from company_agents.errors import NotFound, WrongUsage
 from company_agents.identity.holding import still_holds
+from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 
@@ -32,7 +34,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Memories:
-    """The notes of the agent that calls; nobody else's exist for it."""
+    """The notes of the agent that calls; nobody else's exist for it. Of people, those who manage agents may look."""
+
+    audit: AuditLog
 
     async def write(
         self, caller: Caller, content: str, title: str = "", tags: Sequence[str] = (), memory_id: UUID | None = None
@@ -76,6 +80,22 @@ class Memories:
         caller.require(Permission.MEMORY)
         async with caller.scope.transaction() as tx:
             return _found(await tx.one("memory_get", id=memory_id, agent_id=caller.agent_id()))
+
+    async def look(self, caller: Caller, agent_id: UUID, after: str | None = None, limit: int = 20) -> Page[Memory]:
+        """
+        What an agent remembers, for a person: the newest first. The look is on record before anything is shown.
+
+        Raises:
+            NotFound: no such agent in this company.
+        """
+        caller.require(Permission.MEMORY_READ)
+        params = cursor_params(after, limit)
+        async with caller.scope.transaction() as tx:
+            if await tx.one("agent_get", id=agent_id) is None:
+                raise NotFound("this agent does not exist", hint="`company-agents agent list --company ID` shows them")
+        await self.audit.append(caller.scope.company_id, "memory.looked_at", actor=caller.label, agent=agent_id)
+        async with caller.scope.transaction() as tx:
+            return page([Memory(**row) for row in await tx.all("memory_page", agent_id=agent_id, **params)], limit)
 
     async def delete(self, caller: Caller, memory_id: UUID) -> None:
         """

@@ -4,6 +4,7 @@ The pages, one module per noun.
 
 from company_agents.dashboard.pages import (
     account,
+    adapters,
     agents,
     audit,
     companies,
@@ -26,6 +27,7 @@ PAGES = [
     *connect.PAGES,
     *oauth.PAGES,
     *agents.PAGES,
+    *adapters.PAGES,
     *tasks.PAGES,
     *runs.PAGES,
     *audit.PAGES,

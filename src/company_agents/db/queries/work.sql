@@ -23,6 +23,12 @@ WHERE agent_id = %(agent_id)s
        OR lower(%(query)s) = ANY (tags))
 ORDER BY ts_rank_cd(words, wanted) DESC, updated_at DESC, id LIMIT %(limit)s;
 
+-- name: memory_page
+SELECT id, title, content, tags, created_at, updated_at FROM memory
+WHERE agent_id = %(agent_id)s
+  AND (%(after_at)s::timestamptz IS NULL OR (created_at, id) < (%(after_at)s, %(after_id)s::uuid))
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s;
+
 -- name: memory_delete
 DELETE FROM memory WHERE id = %(id)s AND agent_id = %(agent_id)s;
 
