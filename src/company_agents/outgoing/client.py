@@ -161,33 +161,45 @@ class Outgoing:
         credential: Sensitive | None,
         *,
         limit: int | None = None,
+        follows: redirects.Follows = redirects.anywhere,
+        fresh: bool = False,
     ) -> AsyncIterator[StreamedReply]:
         """
         Make one call; the reply's head is there, its body comes as it is read. Without a credential there is nothing to
         search it for.
 
-        Raises: like `call`, also while the body is read.
+        Args:
+            limit: bytes of the reply's body; None: any number.
+            follows: which redirects are followed.
+            fresh: over a connection of its own, so that none can turn out to have been closed meanwhile.
+
+        Raises: like `call`, also while the body is read. `NotSent` and `AddressRefused`: nothing was sent.
         """
         placed = destination.placement.place(credential) if credential else _NOTHING
         patterns = Patterns(placed.searched)
         with self._watched(credential) if credential else nullcontext():
-            response, host, explain = await self._follow(request, destination, placed)
+            response, host, explain = await self._follow(request, destination, placed, follows, fresh)
             try:
                 yield StreamedReply(response, host, patterns, limit, explain)
             finally:
                 response.close()
 
     async def _follow(
-        self, request: OutgoingRequest, destination: Destination, placed: Placed
+        self,
+        request: OutgoingRequest,
+        destination: Destination,
+        placed: Placed,
+        follows: redirects.Follows,
+        fresh: bool,
     ) -> tuple[aiohttp.ClientResponse, str, Explain]:
         """Send the request, and follow redirects as long as the same predicate says yes."""
         hop = self._first_hop(request, destination, placed)
         left = redirects.MOST
         while True:
             upload = _Upload(hop, self._stream_limit)
-            response = await self._send(hop, destination, placed, upload, request.length)
+            response = await self._send(hop, destination, placed, upload, request.length, fresh=fresh)
             locations = response.headers.getall("Location", [])
-            following = redirects.following(hop, response.status, locations, destination) if left else None
+            following = redirects.following(hop, response.status, locations, destination, follows) if left else None
             if following is None:
                 return response, hop.target.host, upload.explain
             response.close()
@@ -203,13 +215,20 @@ class Outgoing:
         return redirects.Hop(target, header_rules.for_request(request.headers, placed.header), request.body)
 
     async def _send(
-        self, hop: redirects.Hop, destination: Destination, placed: Placed, upload: _Upload, length: int | None
+        self,
+        hop: redirects.Hop,
+        destination: Destination,
+        placed: Placed,
+        upload: _Upload,
+        length: int | None,
+        *,
+        fresh: bool,
     ) -> aiohttp.ClientResponse:
         url, headers = _dressed(hop, destination, placed)
         if length is not None and not isinstance(hop.body, bytes):
             headers["Content-Length"] = str(length)
         # A server that leaves a body unread takes it for the next request on this connection, another caller's.
-        once = bool(hop.body) and hop.target.method in _BODILESS
+        once = fresh or (bool(hop.body) and hop.target.method in _BODILESS)
         session = self._sessions.get((destination.reach, once))
         if session is None:
             raise Unavailable("outgoing calls are closed")

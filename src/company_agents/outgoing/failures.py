@@ -15,6 +15,15 @@ import aiohttp
 from company_agents.errors import CompanyAgentsError, Refused, Unavailable
 from company_agents.outgoing.guard import ForbiddenAddress
 
+
+class NotSent(Unavailable):
+    """no connection came about, so nothing was sent"""
+
+
+class AddressRefused(Refused):
+    """the name leads to an address that may not be connected to, so nothing was sent"""
+
+
 FOREIGN = (aiohttp.ClientError, OSError, ValueError, RuntimeError)
 """All that aiohttp, the event loop and the resolver raise for a call; time-outs are OSErrors."""
 
@@ -26,26 +35,24 @@ def explain(error: Exception, host: str) -> CompanyAgentsError:
     """
     match error:
         case aiohttp.ClientConnectorError(os_error=ForbiddenAddress()):
-            return Refused(
+            return AddressRefused(
                 f"{host} leads to an address that this integration may not connect to",
                 hint="private addresses are allowed per integration, with --allow-private-network, and by the setting "
                 "COMPANY_AGENTS_PRIVATE_NETWORKS",
             )
         case aiohttp.ClientConnectorCertificateError():
-            return Unavailable(f"the certificate of {host} is not good: {_reason(error.certificate_error)}")
+            return NotSent(f"the certificate of {host} is not good: {_reason(error.certificate_error)}")
         case aiohttp.ClientConnectorSSLError():
-            return Unavailable(f"no secure connection with {host} came about: {_reason(error.os_error)}")
+            return NotSent(f"no secure connection with {host} came about: {_reason(error.os_error)}")
         case aiohttp.ClientConnectorDNSError():
-            return Unavailable(f"the name {host} could not be resolved", hint="check its spelling and the DNS here")
+            return NotSent(f"the name {host} could not be resolved", hint="check its spelling and the DNS here")
         case aiohttp.ConnectionTimeoutError():
-            return Unavailable(f"{host} could not be connected to in time", hint="try again later")
+            return NotSent(f"{host} could not be connected to in time", hint="try again later")
         case TimeoutError():
             return Unavailable(f"{host} did not go on with its answer in time", hint="try again later")
         case aiohttp.ClientConnectorError():
             reason = os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
-            return Unavailable(
-                f"{host} could not be connected to: {reason}", hint="is it running, and is the port right?"
-            )
+            return NotSent(f"{host} could not be connected to: {reason}", hint="is it running, and is the port right?")
         case aiohttp.ClientResponseError():
             return Unavailable(f"what {host} answered is not HTTP")
     return Unavailable(f"the connection with {host} broke off", hint="what was asked may have been done all the same")

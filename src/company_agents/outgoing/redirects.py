@@ -8,7 +8,7 @@ the credential goes nowhere.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urljoin, urlsplit
 
@@ -34,7 +34,23 @@ class Hop:
     body: bytes | AsyncIterable[bytes] = field(repr=False)
 
 
-def following(hop: Hop, status: int, locations: Sequence[str], destination: Destination) -> Hop | None:
+Follows = Callable[[Target], bool]
+"""Whether a redirect to there is followed, where the credential may go there."""
+
+
+def anywhere(target: Target) -> bool:
+    """Yes."""
+    return True
+
+
+def nowhere(target: Target) -> bool:
+    """No: the redirect is the caller's to see."""
+    return False
+
+
+def following(
+    hop: Hop, status: int, locations: Sequence[str], destination: Destination, follows: Follows = anywhere
+) -> Hop | None:
     """The request that follows from this reply, or None where the reply is the end of it."""
     if status not in (301, 302, 303, 307, 308) or len(locations) != 1:
         return None
@@ -43,7 +59,8 @@ def following(hop: Hop, status: int, locations: Sequence[str], destination: Dest
         admit(destination, target)
     except (ValueError, Refused, WrongUsage):
         return None
-    return _rewritten(replace(hop, target=target), status)
+    further = _rewritten(replace(hop, target=target), status)
+    return further if further is not None and follows(further.target) else None
 
 
 def _target(asked: Target, location: str) -> Target:
