@@ -211,6 +211,37 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_PROBE_EVERY"),
         description="hours after which each integration is tried at its provider by itself; 0: never",
     )
+    bubblewrap: Path | None = _setting(
+        None,
+        "COMPANY_AGENTS_BUBBLEWRAP",
+        "the program that makes sandboxes for agents' processes; unset: `bwrap` in `PATH`",
+    )
+    run_users: str = _setting(
+        "",
+        "COMPANY_AGENTS_RUN_USERS",
+        "as root: numbers of users that agents' processes run as, such as `20000-20099`; see [sandbox.md](security/sandbox.md)",
+    )
+    run_processes: int = Field(
+        default=512,
+        ge=16,
+        le=100_000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_PROCESSES"),
+        description="processes and threads that one run may have at once",
+    )
+    run_memory: int = Field(
+        default=4096,
+        ge=64,
+        le=1_000_000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_MEMORY"),
+        description="MiB of memory that each process of a run may have",
+    )
+    run_file_size: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_FILE_SIZE"),
+        description="MiB that one file written by a run may have",
+    )
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning|error)$",
