@@ -39,6 +39,7 @@ NOTICES = {
     "webhook-failed": "The test did not arrive; the list says why.",
     "webhook-enabled": "Enabled. What waits is sent now.",
     "webhook-deleted": "Deleted, with its signing secret.",
+    "limits-set": "Saved. They count from the next run, and the next paid call, on.",
     "adapter-set": "Saved. It counts from the next run on.",
     "adapter-removed": "Taken away. The agent opens its runs itself.",
     "run-started": "Queued. It begins as soon as there is room for it.",

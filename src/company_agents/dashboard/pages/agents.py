@@ -5,6 +5,9 @@ Agents: the list, hire, what one is, its token, pause, resume, retire.
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import Response
 
@@ -14,7 +17,11 @@ from company_agents.dashboard.visit import Handler, Page, Visit, go
 from company_agents.errors import CompanyAgentsError, Conflict
 from company_agents.identity.agents import Agent, Agents
 from company_agents.identity.permissions import Permission
+from company_agents.runs.views import Views
 from company_agents.sensitive import Sensitive
+
+RUNS_SHOWN = 6
+_views = Views()
 
 
 async def show_list(visit: Visit) -> Response:
@@ -31,7 +38,41 @@ async def show_one(visit: Visit) -> Response:
     """One agent: state, token, and what it may use."""
     agent = await _agent(visit)
     usable = [each for each in await all_integrations(visit) if each.allow_all or agent.id in each.agents]
-    return visit.page("agent.html", agent=agent, usable=usable)
+    runs = await _views.runs(visit.caller, agent=agent.id, limit=RUNS_SHOWN)
+    assert runs is not None
+    return visit.page(
+        "agent.html",
+        agent=agent,
+        usable=usable,
+        runs=runs.page.items,
+        notes=await _views.notes(visit.caller, agent.id),
+        limit=await visit.app.limits.get(visit.caller, agent.id),
+        config=_readable(agent.adapter_config),
+    )
+
+
+def _readable(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A configuration for people, without what is left open."""
+    found = []
+    for name, value in config.items():
+        if isinstance(value, bool):
+            text = "yes" if value else ""
+        elif isinstance(value, Mapping):
+            text = "\n".join(f"{key}={each}" for key, each in value.items())
+        elif isinstance(value, list):
+            text = shlex.join(map(str, value)) if name == "command" else "\n".join(map(str, value))
+        else:
+            text = "" if value is None else str(value)
+        if text:
+            found.append((name.replace("_", " "), text))
+    return found
+
+
+async def show_memory(visit: Visit) -> Response:
+    """What it remembers."""
+    agent = await _agent(visit)
+    notes = await visit.app.memory.look(visit.caller, agent.id, visit.query("after"))
+    return visit.page("memory.html", agent=agent, notes=notes)
 
 
 async def show_hire(visit: Visit) -> Response:
@@ -114,6 +155,7 @@ PAGES = [
     # With the password, like its rotation: the token that is shown may use whatever every agent may.
     Page(f"{_ALL}/hire", show_hire, act_hire, permission=Permission.AGENT_MANAGE, confirms=True),
     Page(_ONE, show_one, permission=Permission.AGENT_READ),
+    Page(f"{_ONE}/memory", show_memory, permission=Permission.MEMORY_READ),
     Page(f"{_ONE}/rotate-token", show_rotate, act_rotate, permission=Permission.AGENT_TOKEN),
     Page(f"{_ONE}/pause", act=_moves("pause"), permission=Permission.AGENT_MANAGE),
     Page(f"{_ONE}/resume", act=_moves("resume"), permission=Permission.AGENT_MANAGE),
