@@ -88,6 +88,12 @@ class Limits:
         rows = {row["agent_id"]: _limit(row) for row in await tx.all("limits_of", agent_id=agent_id)}
         return InForce(rows.get(agent_id, Limit()), rows.get(None, Limit()))
 
+    @staticmethod
+    async def read(tx: Tx, agent_id: UUID | None) -> Limit:
+        """The limits of an agent, or (None) of the company, in the transaction of whoever asks."""
+        row = await tx.one("limits_get", agent_id=agent_id)
+        return _limit(row) if row is not None else Limit()
+
     async def get(self, caller: Caller, agent_id: UUID | None = None) -> Limit:
         """
         The limits of an agent, or (None) of the company.
@@ -98,8 +104,7 @@ class Limits:
         caller.require(Permission.LIMITS_READ)
         async with caller.scope.transaction() as tx:
             await _check_agent(tx, agent_id)
-            row = await tx.one("limits_get", agent_id=agent_id)
-        return _limit(row) if row is not None else Limit()
+            return await self.read(tx, agent_id)
 
     async def set(self, caller: Caller, agent_id: UUID | None, changes: Mapping[str, int | None]) -> Limit:
         """

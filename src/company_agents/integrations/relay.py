@@ -24,7 +24,7 @@ from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.refresh import Refresher
-from company_agents.integrations.spending import Costs, Spending
+from company_agents.integrations.spending import Spending, Tally
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
@@ -52,7 +52,7 @@ class Relayed:
     provider: Provider
     destination: Destination
     reply: StreamedReply
-    costs: Costs | None = None
+    costs: Tally | None = None
     size: int = 0
     # Whether the last byte was read.
     ended: bool = False
@@ -84,11 +84,11 @@ class Relayed:
 
     async def whole(self) -> bytes:
         """
-        All of the body, searched once more as it will be read.
+        All of the body.
 
         Raises: like `body`.
         """
-        return self.reply.searched_as_read(b"".join([piece async for piece in self.body()]))
+        return b"".join([piece async for piece in self.body()])
 
     async def beginning(self) -> bytes:
         """What comes first of the body, as far as it is looked at; `body` gives it all the same."""

@@ -22,6 +22,7 @@ from company_agents.errors import CompanyAgentsError, Refused, Unavailable
 from company_agents.identity.limits import Limit, Limits
 from company_agents.identity.principal import Caller
 from company_agents.integrations import usage as reading
+from company_agents.integrations.costs import Costs
 from company_agents.integrations.prices import Prices, dollars
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.usage import Asked, Usage
@@ -43,7 +44,7 @@ log = structlog.stdlib.get_logger("company_agents.costs")
 
 
 @dataclass
-class Costs:
+class Tally:
     """What one call costs, as its reply passes."""
 
     spending: Spending
@@ -75,9 +76,9 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Spending:
+class Spending(Costs):
     """
-    The costs of a caller's company.
+    The costs of a caller's company, as calls are made.
 
     Args:
         most_body: bytes of a request's body that is read before it is sent.
@@ -104,7 +105,7 @@ class Spending:
             Refused: a budget is spent (`budget_spent`), or what this call costs would not be known and there is a budget
                 (`cost_unknown`).
         """
-        if provider.usage is None or not reading.is_paid(request.method, request.path):
+        if provider.usage is None or not reading.is_paid(request):
             return request
         request = await self._read(request)
         ids = {"agent_id": caller.agent_id(), "run_id": caller.principal.run_id}
@@ -132,11 +133,11 @@ class Spending:
         request: OutgoingRequest,
         status: int,
         headers: Any,
-    ) -> Costs | None:
+    ) -> Tally | None:
         """What reads a reply for its cost; None where a call costs nothing that anybody could count."""
-        if provider.usage is None or not reading.is_paid(request.method, request.path):
+        if provider.usage is None or not reading.is_paid(request):
             return None
-        return Costs(self, caller, integration_id, provider, request, Reader(request, status, headers))
+        return Tally(self, caller, integration_id, provider, request, Reader(request, status, headers))
 
     async def entered(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage) -> None:
         """Enter what a call used. Raises nothing, and goes on where the caller is cancelled."""
@@ -221,11 +222,11 @@ class Spending:
 
     async def _read(self, request: OutgoingRequest) -> OutgoingRequest:
         """A body that is streamed, read whole; but not one in parts, such as an upload."""
-        pairs = list(request.headers.items() if hasattr(request.headers, "items") else request.headers)
-        kind = next((value for name, value in pairs if name.lower() == "content-type"), "")
+        given = reading.headers_of(request).items()
+        kind = next((value for name, value in given if name.lower() == "content-type"), "")
         if isinstance(request.body, bytes) or kind.lower().startswith("multipart/"):
             return request
-        return replace(request, body=await _whole(request.body, self.most_body))
+        return replace(request, body=await _whole(request.body, self.most_body), length=None)
 
     def _unknown(self, provider: Provider, asked: Asked, *, in_money: bool) -> Refused | None:
         """Why nobody could say what a call costs; None where it can be said."""

@@ -34,8 +34,9 @@ _MODEL_PATHS = re.compile(
 )
 # What is sent to such a provider, and costs nothing.
 _FREE_PATHS = re.compile(
-    r"/(count_tokens|input_tokens|tokenize|detokenize|moderations|cancel)$|/(files|uploads)(/[^:]*)?$|:countTokens$"
+    r"/(count_tokens|input_tokens|tokenize|detokenize|moderations|cancel)$|/(files|uploads)(/[^/:]+){0,2}$|:countTokens$"
 )
+_ONLY_READS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 # What is answered later, in a reply that nobody can tie to this call.
 _LATER_PATHS = re.compile(r"/batches$|:(asyncBatchEmbedContent|batchGenerateContent)$")
 _MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|model)/([^/:]+)(?::|/(?:invoke|converse))")
@@ -108,14 +109,24 @@ class Asked:
     later: bool = False
 
 
-def is_paid(method: str, path: str) -> bool:
+def is_paid(request: OutgoingRequest) -> bool:
     """Whether a call to a provider of models may cost something."""
-    return method == "POST" and _FREE_PATHS.search(path) is None
+    # Some take another method from a header than that of the request.
+    overridden = any("method" in name.lower() for name in headers_of(request))
+    if request.method in _ONLY_READS and not overridden:
+        return False
+    # An escape could make another path of it on the other side.
+    return "%" in request.path or _FREE_PATHS.search(request.path) is None
 
 
 def is_model_call(path: str) -> bool:
     """Whether a model answers there."""
-    return _MODEL_PATHS.search(path) is not None
+    return _MODEL_PATHS.search(path.rstrip("/")) is not None
+
+
+def headers_of(request: OutgoingRequest) -> dict[str, str]:
+    """A request's headers; of several of one name, the last."""
+    return dict(request.headers.items() if isinstance(request.headers, Mapping) else request.headers)
 
 
 def asked(request: OutgoingRequest) -> Asked:
