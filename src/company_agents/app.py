@@ -70,9 +70,10 @@ from company_agents.runs.adapters.base import Adapter
 from company_agents.runs.adapters.http import HttpAdapter
 from company_agents.runs.adapters.llm import LlmAdapter
 from company_agents.runs.agents import Adapters
-from company_agents.runs.moves import Moves
+from company_agents.runs.dispatch import Dispatcher
+from company_agents.runs.parts import RunParts
 from company_agents.runs.runs import Runs
-from company_agents.runs.starting import Starts
+from company_agents.runs.schedules import Schedules
 from company_agents.runs.sweeping import SWEEP_EVERY, Sweeper
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
@@ -132,6 +133,8 @@ class App:
     requests: Requests
     runs: Runs
     sweeper: Sweeper
+    schedules: Schedules
+    dispatcher: Dispatcher | None
     tasks: Tasks
     memory: Memories
     outbox: Outbox
@@ -216,12 +219,10 @@ async def open_app(
         )
         kinds: tuple[Adapter, ...] = (LlmAdapter(), HttpAdapter(store, exchange, settings.url))
         adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
-        moves = Moves(store, audit, integrations.versions)
-        starts = Starts(moves)
-        runs = Runs(moves, integrations.versions, starts)
-        sweeper = Sweeper(db, moves, integrations.versions)
+        work = RunParts.build(store, audit, integrations.versions, settings.run_lease)
+        stack.push_async_callback(work.jobs.close)
         if long_lived:
-            await stack.enter_async_context(_every(SWEEP_EVERY, sweeper.sweep))
+            await stack.enter_async_context(_every(SWEEP_EVERY, work.sweeper.sweep))
         upkeep = Upkeep(store, providers, refresher, checks, settings.refreshes, settings.probe_every)
         stack.push_async_callback(upkeep.close)
         if long_lived:
@@ -243,6 +244,18 @@ async def open_app(
         if replica is not None:
             await replica.start()
             stack.push_async_callback(replica.close)
+        dispatcher = None
+        if replica is not None:
+            dispatcher = work.dispatcher(
+                *(replica.id, adapters.kinds, settings.home),
+                url=settings.loopback_url,
+                at_once=settings.runs,
+                sealed=lambda: held.sealed,
+                clean=redactor.clean,
+            )
+            dispatcher.start()
+            stack.push_async_callback(dispatcher.close)
+            panic.followers.append(dispatcher.seal)
         yield App(
             version=__version__,
             settings=settings,
@@ -278,9 +291,11 @@ async def open_app(
             upkeep=upkeep,
             relay=relay,
             requests=Requests(relay),
-            runs=runs,
-            sweeper=sweeper,
-            tasks=Tasks(),
+            runs=work.runs,
+            sweeper=work.sweeper,
+            schedules=work.schedules,
+            dispatcher=dispatcher,
+            tasks=Tasks(work.starts.by_assignment),
             memory=Memories(audit),
             outbox=outbox,
             redactor=redactor,

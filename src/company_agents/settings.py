@@ -242,6 +242,21 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_RUN_FILE_SIZE"),
         description="MiB that one file written by a run may have",
     )
+    runs: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        validation_alias=AliasChoices("COMPANY_AGENTS_RUNS"),
+        description="runs that one orchestrator executes at once; 0: none, others do",
+    )
+    run_lease: int = Field(
+        default=300,
+        ge=5,
+        le=3600,
+        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_LEASE"),
+        description="seconds after which the work of a run goes to another, where its holder gives no sign; "
+        "see [runs.md](runs.md)",
+    )
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning|error)$",

@@ -39,6 +39,12 @@ class Tx:
         self._connection = connection
         self.company_id = company_id
 
+    @contextlib.asynccontextmanager
+    async def aside(self) -> AsyncIterator[Connection]:
+        """The connection, for a library's own statements: where they fail, they alone are undone."""
+        async with self._connection.transaction():
+            yield self._connection
+
     async def all(self, query: str, /, **params: Any) -> list[Row]:
         """The rows of a named statement."""
         with translated():

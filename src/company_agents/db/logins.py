@@ -36,7 +36,8 @@ ROLES_HINT = (
 )
 SCHEMA_HINT = (
     "have an administrator run, in this database: GRANT CREATE, USAGE ON SCHEMA public TO company_agents_migrate; "
-    "GRANT USAGE ON SCHEMA public TO company_agents_serve, company_agents_instance"
+    "GRANT USAGE ON SCHEMA public TO company_agents_serve, company_agents_instance; "
+    "CREATE SCHEMA company_agents_jobs AUTHORIZATION company_agents_migrate"
 )
 
 
@@ -79,12 +80,16 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Logins:
-    """One login per role; `direct` is the login itself, for preparing roles on one's own server."""
+    """
+    One login per role; `direct` is the login itself, for preparing roles on one's own server. `jobs` is the serving role
+    without a pooler between, for what listens; None: `serve` is that.
+    """
 
     serve: Login
     instance: Login
     migrate: Login
     direct: Login | None = None
+    jobs: Login | None = None
 
 
 def external_logins(settings: Settings) -> Logins:
@@ -100,7 +105,9 @@ def external_logins(settings: Settings) -> Logins:
     direct = serve
     if settings.database_direct_url is not None:
         direct = _conninfo(settings.database_direct_url.get_secret_value(), "DATABASE_DIRECT_URL")
-    return Logins(Login(serve, SERVE), Login(direct, INSTANCE), Login(direct, MIGRATE), Login(direct, None))
+    return Logins(
+        Login(serve, SERVE), Login(direct, INSTANCE), Login(direct, MIGRATE), Login(direct, None), Login(direct, SERVE)
+    )
 
 
 def _conninfo(address: str, variable: str) -> Sensitive:

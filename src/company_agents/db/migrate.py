@@ -13,6 +13,13 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from company_agents.db.job_engine import (
+    JobStep,
+    apply_job_steps,
+    known_job_steps,
+    pending_job_steps,
+    prepare_jobs,
+)
 from company_agents.db.logins import OLDEST_SERVER, ROLES, ROLES_HINT, SCHEMA_HINT, Logins
 from company_agents.db.sql import statements
 from company_agents.errors import Busy, MayNotStart
@@ -44,9 +51,9 @@ def known_migrations() -> list[Migration]:
     return sorted(found)
 
 
-async def migrate(logins: Logins, known: list[Migration] | None = None) -> None:
+async def migrate(logins: Logins, known: list[Migration] | None = None, engine: list[JobStep] | None = None) -> None:
     """
-    Apply what is missing. Each step is one transaction with its line in the ledger.
+    Apply what is missing, of ours and of the job engine's. Each step is one transaction with its line in a ledger.
 
     Raises:
         Busy: another migrator has the lock for longer than we wait.
@@ -54,10 +61,12 @@ async def migrate(logins: Logins, known: list[Migration] | None = None) -> None:
             is not the one we know, or a step does not apply.
     """
     steps = known if known is not None else known_migrations()
+    if engine is None:
+        engine = known_job_steps() if known is None else []
     connection = await (logins.direct or logins.migrate).connect()
     async with connection:
         await _check_server(connection)
-        if await _pending(connection, steps, logins) == []:
+        if await _pending(connection, steps, logins) == [] and await pending_job_steps(connection, engine) == []:
             return
         try:
             await connection.execute(statements()["migrate_settings"])
@@ -65,10 +74,12 @@ async def migrate(logins: Logins, known: list[Migration] | None = None) -> None:
             if logins.direct is not None:
                 await logins.direct.leave_role(connection)
                 await _prepare_roles(connection)
+                await prepare_jobs(connection)
                 await logins.migrate.take_role(connection)
             await _create_ledger(connection)
             for step in await _pending(connection, steps, logins):
                 await _apply(connection, step)
+            await apply_job_steps(connection, engine)
         except psycopg.errors.LockNotAvailable as error:
             raise Busy("another process is changing the schema", hint="try again in a minute") from error
 

@@ -9,7 +9,7 @@ credential versions that only it still held; should the process die in between, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -29,17 +29,22 @@ NOBODY = None
 
 @dataclass(frozen=True)
 class Moves:
-    """How runs come from one state to another. `lease` is in seconds."""
+    """
+    How runs come from one state to another. `lease` is in seconds. `announce` tells of each that is queued, in the
+    transaction that queues it.
+    """
 
     store: SecretStore
     audit: AuditLog
     versions: Versions
+    announce: Callable[[Tx, UUID], Awaitable[None]]
     lease: float = LEASE
 
     async def queued(self, tx: Tx, actor: str, **given: Any) -> Run:
         """A new run that waits to be executed."""
         await tx.run("run_queue", company_id=tx.company_id, started_by=actor, **given)
         run = await run_in(tx, given["id"])
+        await self.announce(tx, run.id)
         await self.audit.append(tx.company_id, "run.started", actor=actor, **facts_of(run))
         return run
 
@@ -93,7 +98,7 @@ class Moves:
             facts = {"agent": row["agent_id"], "fence": row["fence"], "again": row["again"]}
             row["left"] = await self._ended(tx, row["id"], "run.expired", NOBODY, **facts)
             if row["again"]:
-                await tx.run("run_requeue", id=row["id"], lost=1)
+                await self._requeued(tx, row["id"], lost=1)
         return rows
 
     async def handed_over(self, tx: Tx, run_id: UUID, fence: int) -> bool:
@@ -101,7 +106,7 @@ class Moves:
         if not await tx.run("run_end", id=run_id, fence=fence, state="expired", reason="its orchestrator stopped"):
             return False
         await self._ended(tx, run_id, "run.handed_over", NOBODY, fence=fence)
-        await tx.run("run_requeue", id=run_id, lost=0)
+        await self._requeued(tx, run_id, lost=0)
         return True
 
     async def let_go(self, scope: CompanyScope, integrations: Sequence[UUID], actor: str | None) -> None:
@@ -112,6 +117,10 @@ class Moves:
                 left = await tx.all("integrations_draining", integrations=[*integrations])
             for row in left:
                 await self.versions.settle_now(scope, row["id"], actor)
+
+    async def _requeued(self, tx: Tx, run_id: UUID, *, lost: int) -> None:
+        await tx.run("run_requeue", id=run_id, lost=lost)
+        await self.announce(tx, run_id)
 
     async def _held(self, tx: Tx, run_id: UUID, agent_id: UUID) -> tuple[Sensitive, Run]:
         """What a run under way has: a token, and pins."""

@@ -1,17 +1,43 @@
 """
 What a run puts out: through the redactor into its log, in batches, within its limits.
+
+What is taken out: the run's own token in every encoding in which replies are searched for credentials, whatever looks like a
+token of ours, and each value that this process holds open at that moment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from company_agents.db.database import Tx
-from company_agents.errors import WrongUsage
+import structlog
 
+from company_agents.companies.scope import CompanyScope
+from company_agents.db.database import Tx
+from company_agents.ending import ended
+from company_agents.errors import WrongUsage
+from company_agents.outgoing.reply_search import REMOVED, Patterns, Searcher
+from company_agents.runs.adapters.base import Stream
+from company_agents.sensitive import Sensitive
+
+# Pieces that are handed over at once, and what one may have in it (characters).
 MOST_LINES = 1000
+MOST_PIECE = 16_384
+# Seconds, and characters, after which what has come is written.
+EVERY = 0.5
+BATCH = 16 * 1024
+# Characters of one run, over all its starts.
+MOST_OUTPUT = 1024 * 1024
+TOO_MUCH = f"the run has put out more than {MOST_OUTPUT // 1024} KiB; the rest is not kept"
+
+_OURS = re.compile(r"ca_(?:agent|run|op)_[A-Za-z0-9_-]{16,}")
+_MAY_BEGIN = re.compile(r"(?:c|ca|ca_[a-z]{0,5}|ca_(?:agent|run|op)_[A-Za-z0-9_-]{0,400})\Z")
+
+log = structlog.stdlib.get_logger("company_agents.runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +57,117 @@ async def lines_of(tx: Tx, run_id: UUID, after: int, limit: int) -> list[Line]:
         raise WrongUsage(f"limit is {limit}; it may be 1 to {MOST_LINES}")
     rows = await tx.all("run_output_list", run_id=run_id, after=max(after, 0), limit=limit)
     return [Line(**row) for row in rows]
+
+
+class _Cleaner:
+    """Takes out of one stream what must not be kept, wherever it is cut into pieces."""
+
+    def __init__(self, patterns: Patterns, clean: Callable[[str], str]) -> None:
+        self._searcher, self._clean, self._held = Searcher(patterns), clean, ""
+
+    def feed(self, text: str) -> str:
+        """Take more; what may be kept by now."""
+        data = text.encode(errors="replace").replace(b"\0", "\ufffd".encode())
+        return self._released(self._searcher.feed(data), final=False)
+
+    def finish(self) -> str:
+        """The rest."""
+        return self._released(self._searcher.finish(), final=True)
+
+    def _released(self, data: bytes, *, final: bool) -> str:
+        text = self._held + data.decode(errors="replace")
+        begun = None if final else _MAY_BEGIN.search(text)
+        at = begun.start() if begun else len(text)
+        text, self._held = text[:at], text[at:]
+        return self._clean(_OURS.sub(REMOVED.decode(), text)) if text else ""
+
+
+@dataclass
+class RunLog:
+    """
+    The log of one start of a run, between `start` and `close`. What its holder writes after somebody else has taken the run
+    on is refused by its fencing token, and dropped. `clean` takes open values out.
+    """
+
+    scope: CompanyScope
+    run_id: UUID
+    fence: int
+    token: Sensitive = field(repr=False)
+    clean: Callable[[str], str] = lambda text: text
+    _waiting: list[tuple[Stream, str]] = field(default_factory=list)
+    _cleaners: dict[Stream, _Cleaner] = field(default_factory=dict)
+    _size: int = 0
+    _left: int = MOST_OUTPUT
+    _full: bool = False
+    _task: asyncio.Task[None] | None = None
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def start(self) -> None:
+        """From now on, what comes is written every half second."""
+        async with self.scope.transaction() as tx:
+            row = await tx.one("run_output_size", run_id=self.run_id)
+        self._left -= row["size"] if row else 0
+        self._full = self._left <= 0
+        self._task = asyncio.create_task(self._run(), name="run output")
+
+    async def write(self, stream: Stream, text: str) -> None:
+        """Take a piece of text; it may end in the middle of a line. Never raises."""
+        if self._full:
+            return
+        cleaner = self._cleaners.get(stream)
+        if cleaner is None:
+            cleaner = self._cleaners[stream] = _Cleaner(Patterns([self.token]), self.clean)
+        self._take(stream, cleaner.feed(text))
+        if self._size >= BATCH:
+            # Whoever writes faster than the database does waits for it.
+            await self._flush()
+
+    async def close(self) -> None:
+        """Write what is left."""
+        if self._task is not None:
+            await ended(self._task)
+        for stream, cleaner in self._cleaners.items():
+            self._take(stream, cleaner.finish())
+        await self._flush()
+
+    def _take(self, stream: Stream, text: str) -> None:
+        if self._full or not text:
+            return
+        if len(text) > self._left:
+            text, self._full = text[: self._left], True
+        self._left -= len(text)
+        self._size += len(text)
+        self._waiting.extend((stream, text[at : at + MOST_PIECE]) for at in range(0, len(text), MOST_PIECE))
+        if self._full:
+            self._waiting.append(("note", TOO_MUCH))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        async with self._writing:
+            pieces = _joined(self._waiting)
+            self._waiting, self._size = [], 0
+            if not pieces:
+                return
+            try:
+                async with self.scope.transaction() as tx:
+                    streams, texts = [stream for stream, _ in pieces], [text for _, text in pieces]
+                    which = {"id": self.run_id, "fence": self.fence, "company_id": self.scope.company_id}
+                    await tx.run("run_output_add", streams=streams, texts=texts, **which)
+            except Exception as error:
+                # A database that is away, or that does not take this: the run goes on without.
+                log.warning("output of a run is lost", run=str(self.run_id), error=type(error).__name__)
+
+
+def _joined(waiting: Sequence[tuple[Stream, str]]) -> list[tuple[Stream, str]]:
+    """Pieces of one stream that follow one another as one, as long as it is none too large."""
+    found: list[tuple[Stream, str]] = []
+    for stream, text in waiting:
+        if found and found[-1][0] == stream and len(found[-1][1]) + len(text) <= MOST_PIECE:
+            found[-1] = (stream, found[-1][1] + text)
+        else:
+            found.append((stream, text))
+    return found

@@ -5,7 +5,6 @@ is decided later.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -52,12 +51,11 @@ class Asked:
                 raise WrongUsage(f"the {what} limit is no number that a limit may be")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Starts:
-    """Queues runs. `tell` says so to the orchestrators, once that is committed; whom it does not reach finds it later."""
+    """Queues runs."""
 
     moves: Moves
-    tell: Callable[[UUID, UUID], Awaitable[None]] | None = None
 
     async def start(self, caller: Caller, agent_id: UUID, asked: Asked) -> Run:
         """
@@ -76,12 +74,10 @@ class Starts:
                 if task is None:
                     raise NotFound("this task does not exist", hint="an operator or an agent of the company makes them")
                 title = task["title"]
-            run = await self.queue(tx, caller.label, agent, asked, title)
-        await self.told(run)
-        return run
+            return await self.queue(tx, caller.label, agent, asked, title)
 
     async def queue(self, tx: Tx, actor: str, agent: Row, asked: Asked, title: str, *, by_task: bool = False) -> Run:
-        """The same in somebody's transaction, for an agent that has been looked at; `told` follows its commit."""
+        """The same in somebody's transaction, for an agent that has been looked at."""
         await check_queue(tx, agent["id"])
         limits = await Limits.of(tx, agent["id"])
         given: dict[str, Any] = {
@@ -98,11 +94,6 @@ class Starts:
             "micros_limit": lower(asked.micros_limit, limits.run_micros),
         }
         return await self.moves.queued(tx, actor, **given)
-
-    async def told(self, run: Run | None) -> None:
-        """Say that a run was queued."""
-        if run is not None and self.tell is not None:
-            await self.tell(run.company_id, run.id)
 
     async def by_assignment(self, tx: Tx, caller: Caller, task: Row) -> Run | None:
         """

@@ -4,6 +4,7 @@ Tasks and their comments: a company's shared list of work.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -46,9 +47,15 @@ class Task:
     comments: list[Comment] = field(default_factory=list)
 
 
+# Told of a task that was assigned to somebody, in the transaction of that.
+Assigned = Callable[[Any, Caller, dict[str, Any]], Awaitable[object]]
+
+
 @dataclass(frozen=True)
 class Tasks:
-    """The tasks of a caller's company."""
+    """The tasks of a caller's company. `assigned` is told of each that is given to somebody."""
+
+    assigned: Assigned
 
     async def list(
         self,
@@ -96,6 +103,7 @@ class Tasks:
                 assignee=assignee,
                 created_by=caller.label,
             )
+            await self._tell(tx, caller, task_id, assignee)
         return await _task(caller.scope, task_id)
 
     async def update(
@@ -129,9 +137,16 @@ class Tasks:
                 status=status,
                 assignee=assignee,
             )
-        if not changed:
-            raise _unknown_task()
+            if not changed:
+                raise _unknown_task()
+            await self._tell(tx, caller, task_id, assignee)
         return await _task(caller.scope, task_id)
+
+    async def _tell(self, tx: Any, caller: Caller, task_id: UUID, assignee: UUID | None) -> None:
+        if assignee is not None:
+            row = await tx.one("task_get", id=task_id)
+            assert row is not None
+            await self.assigned(tx, caller, row)
 
     async def comment(self, caller: Caller, task_id: UUID, text: str) -> Comment:
         """

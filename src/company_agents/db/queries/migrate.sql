@@ -51,3 +51,39 @@ BEGIN
         GRANT USAGE ON SCHEMA public TO company_agents_instance;
     END IF;
 END $$;
+
+-- name: jobs_schema_create
+DO $$
+BEGIN
+    IF to_regnamespace('company_agents_jobs') IS NULL THEN
+        CREATE SCHEMA company_agents_jobs AUTHORIZATION company_agents_migrate;
+    END IF;
+END $$;
+
+-- name: jobs_ledger_exists
+SELECT to_regclass('company_agents_jobs.steps') IS NOT NULL AS found;
+
+-- name: jobs_ledger_create
+CREATE TABLE company_agents_jobs.steps (
+    name text PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: jobs_ledger_read
+SELECT name FROM company_agents_jobs.steps;
+
+-- name: jobs_ledger_add
+INSERT INTO company_agents_jobs.steps (name) VALUES (%(name)s);
+
+-- name: jobs_path
+SET LOCAL search_path = company_agents_jobs;
+
+-- name: jobs_grant
+DO $$
+BEGIN
+    GRANT USAGE ON SCHEMA company_agents_jobs TO company_agents_serve, company_agents_instance;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA company_agents_jobs
+        TO company_agents_serve, company_agents_instance;
+    REVOKE INSERT, UPDATE, DELETE ON company_agents_jobs.steps FROM company_agents_serve, company_agents_instance;
+    GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA company_agents_jobs TO company_agents_serve, company_agents_instance;
+END $$;

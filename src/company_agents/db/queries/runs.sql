@@ -38,7 +38,7 @@ SELECT id FROM agents WHERE id = %(agent_id)s FOR NO KEY UPDATE;
 SELECT id FROM runs WHERE id = %(id)s FOR NO KEY UPDATE;
 
 -- name: run_begin
-UPDATE runs SET state = 'running', fence = fence + 1, replica = %(replica)s, due_at = NULL, delivered = 0,
+UPDATE runs SET state = 'running', fence = fence + 1, reason = '', replica = %(replica)s, due_at = NULL, delivered = 0,
     started_at = coalesce(started_at, clock_timestamp()),
     lease_until = least(clock_timestamp() + make_interval(secs => %(lease)s),
                         coalesce(started_at, clock_timestamp()) + make_interval(secs => %(longest)s))
@@ -131,9 +131,82 @@ LIMIT 100;
 -- name: run_give_up
 UPDATE runs SET state = 'failed', reason = %(reason)s, ended_at = clock_timestamp() WHERE id = %(id)s AND state = 'queued';
 
+-- name: run_output_size
+SELECT coalesce(sum(length(o.text)), 0)::bigint AS size FROM run_output o WHERE o.run_id = %(run_id)s;
+
+-- name: run_output_add
+-- Of the present start alone; also in the minute after its end, for its last words. Whoever takes the run on waits, so that
+-- the numbers of two starts are never the same.
+WITH held AS MATERIALIZED (
+    SELECT r.id FROM runs r
+    WHERE r.id = %(id)s AND r.fence = %(fence)s
+      AND ((r.state = 'running' AND r.lease_until > clock_timestamp())
+           OR (r.state IN ('finished', 'failed', 'cancelled') AND r.ended_at > clock_timestamp() - interval '1 minute'))
+    FOR NO KEY UPDATE)
+INSERT INTO run_output (company_id, run_id, seq, fence, stream, text)
+SELECT %(company_id)s, held.id, coalesce((SELECT max(o.seq) FROM run_output o WHERE o.run_id = held.id), 0) + p.n,
+       %(fence)s, p.stream, p.text
+FROM held, unnest(%(streams)s::text[], %(texts)s::text[]) WITH ORDINALITY AS p (stream, text, n);
+
 -- name: run_output_list
 SELECT o.seq, o.fence, o.stream, o.text, o.at FROM run_output o
 WHERE o.run_id = %(run_id)s AND o.seq > %(after)s ORDER BY o.seq LIMIT %(limit)s;
+
+-- name: runs_watched
+SELECT * FROM runs_watched(%s::uuid[], %s::uuid[], %s::bigint[]);
+
+-- name: runs_due
+SELECT company_id FROM companies_with_runs_due();
+
+-- name: run_look
+-- A run as who is to begin it sees it; `is_live`: somebody else holds it.
+SELECT r.id, r.agent_id, r.state, r.fence, r.prompt, r.task_id, r.queued_at, r.adapter AS was,
+       r.lease_until > clock_timestamp() AS is_live, coalesce(r.due_at <= clock_timestamp(), true) AS is_due,
+       extract(epoch FROM coalesce(r.started_at, clock_timestamp()) - clock_timestamp())::float8 + r.time_limit AS seconds,
+       a.name AS agent_name, a.state AS agent_state, a.adapter, a.adapter_config, a.unsandboxed
+FROM runs r JOIN agents a ON a.id = r.agent_id WHERE r.id = %(id)s;
+
+-- name: runs_ahead
+-- Of the same agent, and longer in the queue.
+SELECT count(*) AS count FROM runs r, runs mine
+WHERE mine.id = %(id)s AND r.agent_id = mine.agent_id AND r.state = 'queued'
+  AND (r.created_at, r.id) < (mine.created_at, mine.id);
+
+-- name: run_adapter_set
+UPDATE runs SET adapter = %(adapter)s WHERE id = %(id)s AND adapter IS DISTINCT FROM %(adapter)s;
+
+-- name: runs_to_tell
+-- Those that could be begun now, by the limits of each agent; a company's own limit is looked at when one is.
+WITH waiting AS (
+    SELECT r.id, r.created_at, row_number() OVER (PARTITION BY r.agent_id ORDER BY r.created_at, r.id) AS place,
+           least(l.runs_at_once, %(most)s) - (SELECT count(*) FROM runs u WHERE u.agent_id = r.agent_id
+               AND u.state = 'running' AND u.lease_until > clock_timestamp()) AS room
+    FROM runs r JOIN agents a ON a.id = r.agent_id LEFT JOIN limits l ON l.agent_id = r.agent_id
+    WHERE r.state = 'queued' AND a.state = 'active' AND a.adapter IS NOT NULL
+      AND coalesce(r.due_at <= clock_timestamp(), true))
+SELECT id FROM waiting WHERE place <= room ORDER BY created_at, id
+LIMIT greatest(0, least(%(at_once)s, (SELECT l.runs_at_once FROM limits l WHERE l.agent_id IS NULL)
+    - (SELECT count(*) FROM runs u WHERE u.state = 'running' AND u.lease_until > clock_timestamp())));
+
+-- name: jobs_told
+SELECT queueing_lock::uuid AS id FROM company_agents_jobs.procrastinate_jobs
+WHERE queueing_lock = ANY (%(ids)s::text[]) AND status IN ('todo', 'doing');
+
+-- name: jobs_session
+SELECT set_config('search_path', 'company_agents_jobs', false), set_config('statement_timeout', '30s', false),
+       set_config('lock_timeout', '10s', false);
+
+-- name: jobs_reach
+SET LOCAL search_path = public, company_agents_jobs;
+
+-- name: run_deliver
+-- Whoever delivers it takes the turn: nobody else does before the time of the next.
+UPDATE runs SET delivered = delivered + 1, due_at = clock_timestamp() + make_interval(secs => %(wait)s)
+WHERE id = %(id)s AND state = 'queued' AND coalesce(due_at <= clock_timestamp(), true) RETURNING delivered;
+
+-- name: run_delivered
+UPDATE runs SET reason = %(reason)s, due_at = clock_timestamp() + make_interval(secs => %(wait)s)
+WHERE id = %(id)s AND state = 'queued' AND fence = %(fence)s;
 
 -- name: run_token_lookup
 SELECT * FROM run_token_lookup(%s::uuid[], %s::uuid[]);

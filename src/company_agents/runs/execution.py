@@ -1,0 +1,170 @@
+"""
+One start of a run, executed here: its adapter, its workspace, its log, and how it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from company_agents.companies.scope import CompanyScope
+from company_agents.db.database import Row
+from company_agents.ending import ended
+from company_agents.errors import Busy, CompanyAgentsError, Unavailable
+from company_agents.runs.adapters.base import Adapter, Outcome, Work
+from company_agents.runs.model import MOST_TEXT, Run
+from company_agents.runs.moves import Moves
+from company_agents.runs.output import RunLog
+from company_agents.sensitive import Sensitive
+
+# Seconds between two attempts to write down how it ended, where the database is away.
+AGAIN = 1.0
+# Seconds that an adapter has to go by itself, after its agent has finished the run over the API.
+GRACE = 5.0
+
+log = structlog.stdlib.get_logger("company_agents.runs")
+
+
+class Stop(StrEnum):
+    """Why the adapter of a start is stopped."""
+
+    OVER = "over"
+    TIME = "time"
+    BUDGET = "budget"
+    HAND_OVER = "hand over"
+    SEALED = "sealed"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A start that was claimed for this orchestrator. `row` says of its agent and its task what the run does not."""
+
+    scope: CompanyScope
+    run: Run
+    token: Sensitive = field(repr=False)
+    row: Row
+    prompt: str
+    # Of the monotonic clock: when the lease ends at the earliest.
+    lease_ends: float
+
+
+@dataclass
+class Execution:
+    """
+    From its claim to its end. `lease_ends` moves with each renewal; who renews is the dispatcher, who also says when it is to
+    stop.
+    """
+
+    claimed: Claimed
+    adapter: Adapter
+    moves: Moves
+    url: str
+    clean: Callable[[str], str]
+    lease_ends: float
+    stopped: Stop | None = None
+    _adapter_task: asyncio.Task[Outcome] | None = None
+    _grace: asyncio.TimerHandle | None = None
+
+    @property
+    def id(self) -> UUID:
+        """The run's."""
+        return self.claimed.run.id
+
+    @property
+    def fence(self) -> int:
+        """The fencing token that it began with."""
+        return self.claimed.run.fencing_token
+
+    def stop(self, why: Stop) -> None:
+        """Stop the adapter, which ends what it has started. The first reason counts, but for one that leaves nothing to write."""
+        if self.stopped is None or why in (Stop.OVER, Stop.SEALED):
+            self.stopped = why
+        if self._adapter_task is not None and not self._adapter_task.done():
+            self._adapter_task.cancel()
+
+    def let_go(self) -> None:
+        """Its agent has ended the run over the API: what executes it may go by itself, and is stopped where it does not."""
+        if self._grace is None:
+            self._grace = asyncio.get_running_loop().call_later(GRACE, self.stop, Stop.OVER)
+
+    async def run(self, workspace: Path) -> None:
+        """Execute it, and write down how it ended."""
+        claimed = self.claimed
+        output = RunLog(claimed.scope, self.id, self.fence, claimed.token, self.clean)
+        await output.start()
+        try:
+            outcome = await self._executed(workspace, output)
+        finally:
+            if self._grace is not None:
+                self._grace.cancel()
+            await output.close()
+        await self._end(outcome)
+
+    async def _executed(self, workspace: Path, output: RunLog) -> Outcome:
+        run = self.claimed.run
+        if self.stopped is not None:
+            return Outcome("failed", "it was stopped before it began")
+        work = Work(
+            *(run.id, run.company_id, run.agent_id, self.claimed.row["agent_name"], run.fencing_token),
+            prompt=self.claimed.prompt,
+            task_id=run.task_id,
+            config=self.claimed.row["adapter_config"],
+            unsandboxed=self.claimed.row["unsandboxed"],
+            token=self.claimed.token,
+            workspace=workspace,
+            url=self.url,
+            seconds=max(self.claimed.row["seconds"], 1.0),
+        )
+        task = self._adapter_task = asyncio.create_task(self.adapter.execute(work, output), name=f"run {run.id}")
+        try:
+            await asyncio.wait({task})
+        finally:
+            await ended(task)
+        if task.cancelled():
+            return Outcome("failed", "its execution was broken off")
+        error = task.exception()
+        if error is None:
+            return task.result()
+        if isinstance(error, CompanyAgentsError):
+            return Outcome("failed", error.sentence)
+        # What a foreign exception says of itself may hold anything.
+        log.error("an adapter failed", run=str(run.id), error=type(error).__name__, exc_info=error)
+        return Outcome("failed", f"its adapter failed ({type(error).__name__})")
+
+    async def _end(self, outcome: Outcome) -> None:
+        if self.stopped in (Stop.OVER, Stop.SEALED):
+            return
+        # One that was done in the same moment is done.
+        if outcome.state == "finished":
+            self.stopped = None
+        limit = self.claimed.run.time_limit
+        if self.stopped is Stop.TIME:
+            outcome = Outcome("failed", f"its time of {limit} seconds was over")
+        elif self.stopped is Stop.BUDGET:
+            outcome = Outcome("failed", "its budget is spent")
+        while time.monotonic() < self.lease_ends:
+            try:
+                await self._write_end(outcome)
+                return
+            except (Unavailable, Busy):
+                # The lease is renewed meanwhile, as soon as the database is back.
+                await asyncio.sleep(AGAIN)
+        log.warning("how a run ended could not be written down", run=str(self.id))
+
+    async def _write_end(self, outcome: Outcome) -> None:
+        scope, left = self.claimed.scope, None
+        async with scope.transaction() as tx:
+            if self.stopped is Stop.HAND_OVER:
+                await self.moves.handed_over(tx, self.id, self.fence)
+                return
+            facts: tuple[Any, ...] = (outcome.state, self.clean(outcome.reason)[:MOST_TEXT], f"run:{self.id}")
+            left = await self.moves.finished(tx, self.id, self.fence, *facts)
+        await self.moves.let_go(scope, left or (), f"run:{self.id}")

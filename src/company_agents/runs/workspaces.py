@@ -1,0 +1,76 @@
+"""
+Where starts of runs work on this machine: an empty folder each, in one of this orchestrator's own, which goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+LOCK = "lock"
+
+
+@dataclass
+class Workspaces:
+    """
+    The folders below `root`. This orchestrator's has a lock in it that the system lets go of when it dies: whoever comes
+    next removes what was left behind.
+    """
+
+    root: Path
+    _own: Path | None = None
+    _lock: int = -1
+
+    def open(self) -> None:
+        """Remove what those have left that were killed, and make our own."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in self.root.iterdir():
+            _remove_left(folder)
+        # Short: a socket in it has a path of at most 107 bytes.
+        own = self.root / uuid4().hex[:8]
+        own.mkdir(mode=0o700)
+        self._lock = _locked(own / LOCK)
+        self._own = own
+
+    def close(self) -> None:
+        """Remove our own."""
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+            os.close(self._lock)
+            self._own = None
+
+    @contextlib.asynccontextmanager
+    async def made(self, run_id: UUID, fence: int) -> AsyncIterator[Path]:
+        """An empty folder for one start."""
+        assert self._own is not None
+        folder = self._own / f"{run_id}.{fence}"
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            # It may be large.
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _locked(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _remove_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        file = _locked(folder / LOCK)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(file)
