@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
-
-from multidict import CIMultiDictProxy
 
 from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
@@ -24,12 +22,12 @@ from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.refresh import Refresher
-from company_agents.integrations.spending import Spending, Tally
+from company_agents.integrations.relayed import Relayed
+from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
-from company_agents.outgoing.destination import Destination
 from company_agents.outgoing.reply import StreamedReply
 from company_agents.secret_store.store import Gone, SecretStore, Use
 from company_agents.sensitive import harmless
@@ -38,81 +36,6 @@ Found = dict[str, Any]
 
 # How often an integration is looked up for one request, where its credential is rotated between that and its opening.
 MOST_LOOKS = 5
-# Bytes of a reply that are read before it is passed on, where they may say that the credential is refused.
-LOOKED_AT = 64 * 1024
-
-
-@dataclass
-class Relayed:
-    """
-    A reply on its way to the caller. Its body is read once, and is whole when `body` ends; what was read of it before,
-    to see what it says of the credential, comes first.
-    """
-
-    provider: Provider
-    destination: Destination
-    reply: StreamedReply
-    costs: Tally | None = None
-    size: int = 0
-    # Whether the last byte was read.
-    ended: bool = False
-    _first: list[bytes] = field(default_factory=list)
-    _rest: AsyncIterator[bytes] | None = None
-
-    @property
-    def status(self) -> int:
-        """The status of HTTP."""
-        return self.reply.status
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The headers that are for the caller, searched."""
-        return self.reply.headers
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """
-        The body, decoded and searched, in pieces.
-
-        Raises:
-            Refused: it is larger than the limit, or not what its content encoding says.
-            Unavailable: it broke off.
-        """
-        while self._first:
-            yield self._first.pop(0)
-        async for piece in self._pieces():
-            yield piece
-
-    async def whole(self) -> bytes:
-        """
-        All of the body.
-
-        Raises: like `body`.
-        """
-        return b"".join([piece async for piece in self.body()])
-
-    async def beginning(self) -> bytes:
-        """What comes first of the body, as far as it is looked at; `body` gives it all the same."""
-        taken = sum(map(len, self._first))
-        while taken < LOOKED_AT and (piece := await anext(self._pieces(), None)) is not None:
-            self._first.append(piece)
-            taken += len(piece)
-        return b"".join(self._first)
-
-    def _pieces(self) -> AsyncIterator[bytes]:
-        if self._rest is None:
-            self._rest = self._read()
-        return self._rest
-
-    async def _read(self) -> AsyncIterator[bytes]:
-        async for piece in self.reply.body():
-            self.size += len(piece)
-            if self.costs is not None:
-                self.costs.feed(piece)
-            yield piece
-        if self.costs is not None:
-            # Before whoever reads knows that this was all: their next call is compared with what this one cost.
-            await self.costs.ended()
-        self.ended = True
 
 
 @dataclass(frozen=True)
