@@ -43,6 +43,10 @@ def _setting(default: Any, variable: str, meaning: str) -> Any:
     return Field(default=default, validation_alias=AliasChoices(variable), description=meaning)
 
 
+def _number(default: int, variable: str, meaning: str, least: int, most: int) -> Any:
+    return Field(default=default, ge=least, le=most, validation_alias=AliasChoices(variable), description=meaning)
+
+
 class Settings(BaseSettings):
     """
     What an operator can set. A value that does not parse stops the start and is not repeated.
@@ -221,26 +225,14 @@ class Settings(BaseSettings):
         "COMPANY_AGENTS_RUN_USERS",
         "as root: numbers of users that agents' processes run as, such as `20000-20099`; see [sandbox.md](security/sandbox.md)",
     )
-    run_processes: int = Field(
-        default=512,
-        ge=16,
-        le=100_000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_PROCESSES"),
-        description="processes and threads that one run may have at once",
+    run_processes: int = _number(
+        512, "COMPANY_AGENTS_RUN_PROCESSES", "processes and threads that one run may have at once", 16, 100_000
     )
-    run_memory: int = Field(
-        default=4096,
-        ge=64,
-        le=1_000_000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_MEMORY"),
-        description="MiB of memory that each process of a run may have",
+    run_memory: int = _number(
+        4096, "COMPANY_AGENTS_RUN_MEMORY", "MiB of memory that each process of a run may have", 64, 1_000_000
     )
-    run_file_size: int = Field(
-        default=1024,
-        ge=1,
-        le=1_000_000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_FILE_SIZE"),
-        description="MiB that one file written by a run may have",
+    run_file_size: int = _number(
+        1024, "COMPANY_AGENTS_RUN_FILE_SIZE", "MiB that one file written by a run may have", 1, 1_000_000
     )
     runs: int = Field(
         default=20,

@@ -1,0 +1,72 @@
+"""
+The folders that runs work in: where they lie, and how one is removed.
+
+As an ordinary user: in `runs/` of the instance home. As root, where a run is another user, which cannot enter root's home: in
+a folder below `/var/lib/company-agents`, which everybody may pass through and only root may list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from company_agents.db.host import SYSTEM_FOLDER, make_system_folder
+
+# How long the removal of one may take, in seconds.
+REMOVING = 60
+
+_PATH = {"PATH": "/usr/bin:/bin"}
+
+
+def workspaces_folder(home: Path) -> Path:
+    """The folder below which the runs of an instance home work."""
+    if os.geteuid() != 0:
+        return home / "runs"
+    return SYSTEM_FOLDER / f"runs-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
+
+
+def make_passable(folder: Path) -> None:
+    """
+    Make a folder on the way to workspaces, where it is missing: as root, one that their users may pass through.
+
+    Raises:
+        MayNotStart, OSError: it cannot be made.
+    """
+    if os.geteuid() != 0:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    make_system_folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o711)
+
+
+@contextlib.contextmanager
+def passing_workspace() -> Iterator[Path]:
+    """A workspace for a moment, of no run."""
+    if os.geteuid() == 0:
+        make_system_folder()
+    folder = Path(tempfile.mkdtemp(prefix="company-agents-", dir=SYSTEM_FOLDER if os.geteuid() == 0 else None))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """
+    Remove a workspace. What is in it is somebody else's work: folders that are closed, or too deep for any path. The tools of
+    the system can deal with that.
+    """
+    # To open what is closed: its owner may always do that. Links are not followed.
+    removing, opening = (["rm", "-rf", "--one-file-system"], ["chmod", "-R", "u+rwx"])
+    for command in (removing, opening, removing):
+        if not folder.exists():
+            return
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            call = [*command, "--", str(folder)]
+            subprocess.run(call, capture_output=True, check=False, timeout=REMOVING, env=_PATH)
