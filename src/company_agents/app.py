@@ -30,6 +30,8 @@ from company_agents.identity.limits import Limits
 from company_agents.identity.members import Members
 from company_agents.identity.operators import Operators
 from company_agents.identity.sessions import Sessions
+from company_agents.integrations.approvals import Approvals
+from company_agents.integrations.asking import Asking
 from company_agents.integrations.attempts import Attempts
 from company_agents.integrations.checks import Checks
 from company_agents.integrations.clients import Clients
@@ -47,6 +49,9 @@ from company_agents.integrations.refresher import Upkeep
 from company_agents.integrations.relay import Relay
 from company_agents.integrations.request import Requests
 from company_agents.integrations.revocation import Revocation
+from company_agents.integrations.rulebook import Rulebook
+from company_agents.integrations.sending import SWEEP_EVERY as APPROVALS_EVERY
+from company_agents.integrations.sending import Sending
 from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import Statuses
 from company_agents.integrations.turns import Turns
@@ -129,6 +134,10 @@ class App:
     looks: Looks
     refresher: Refresher
     upkeep: Upkeep
+    approvals: Approvals
+    asking: Asking
+    sending: Sending
+    rulebook: Rulebook
     relay: Relay
     requests: Requests
     runs: Runs
@@ -209,14 +218,22 @@ async def open_app(
         integrations = Integrations(store, audit, outgoing, providers, Versions(store), statuses, checks)
         spending = Spending(audit, Prices.at(settings.home), settings.call_limit)
         stack.push_async_callback(spending.close)
+        approvals = Approvals(store, audit)
+        asking = Asking(approvals, providers, settings.approval_hours)
         relay = Relay(
-            *(store, audit, outgoing, integrations, refresher, spending),
+            *(store, audit, outgoing, integrations, refresher, spending, asking),
             turns=Turns(settings.company_calls, settings.call_timeout / 2),
             streams=Turns(settings.company_streams, 0, "streams"),
             call_time=settings.call_timeout,
             idle_time=settings.stream_idle,
             reply_limit=settings.call_limit,
+            stream_limit=settings.stream_limit,
         )
+        sending = Sending(approvals, relay)
+        approvals.approved = sending.start
+        stack.push_async_callback(sending.close)
+        if long_lived:
+            await stack.enter_async_context(_every(APPROVALS_EVERY, sending.sweep))
         kinds: tuple[Adapter, ...] = (LlmAdapter(), HttpAdapter(store, exchange, settings.url))
         adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
         work = RunParts.build(store, audit, integrations.versions, settings.run_lease)
@@ -235,7 +252,7 @@ async def open_app(
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
-        panic.followers.extend((background.stop, outbox.seal))
+        panic.followers.extend((background.stop, outbox.seal, sending.stop))
         if long_lived:
             outbox.deliverer.start()
             stack.push_async_callback(outbox.deliverer.close)
@@ -289,6 +306,10 @@ async def open_app(
             looks=Looks(audit, integrations, statuses),
             refresher=refresher,
             upkeep=upkeep,
+            approvals=approvals,
+            asking=asking,
+            sending=sending,
+            rulebook=Rulebook(audit, integrations),
             relay=relay,
             requests=Requests(relay),
             runs=work.runs,

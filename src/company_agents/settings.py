@@ -195,6 +195,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_LIMIT"),
         description="bytes that the body of one streamed call or its reply may have",
     )
+    approval_hours: int = Field(
+        default=24,
+        ge=1,
+        le=720,
+        validation_alias=AliasChoices("COMPANY_AGENTS_APPROVAL_HOURS"),
+        description="hours that a request which a person has to approve waits for one",
+    )
     audit_sinks: str = _setting(
         "",
         "COMPANY_AGENTS_AUDIT_SINKS",

@@ -15,9 +15,10 @@ from uuid import UUID
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from company_agents.errors import Failed, Refused, Tampered
+from company_agents.integrations.provider import Provider
 from company_agents.outgoing import header_rules
 from company_agents.outgoing.client import OutgoingRequest
-from company_agents.outgoing.destination import Destination, origin, parse_origin
+from company_agents.outgoing.destination import Destination, Placement, origin, parse_origin
 from company_agents.outgoing.match import well_formed
 from company_agents.sensitive import Sensitive
 
@@ -73,7 +74,7 @@ class AsSent:
             found["version"],
             request.method,
             scheme,
-            host,
+            request.host or host,
             port,
             request.path,
             request.query,
@@ -94,11 +95,12 @@ class AsSent:
 
     def goes_to(self, destination: Destination) -> bool:
         """Whether that is where the credential goes."""
-        return (self.scheme, self.host, self.port) == (destination.scheme, destination.host, destination.port)
+        there = (self.scheme, self.port) == (destination.scheme, destination.port)
+        return there and self.host in destination.hosts
 
     def request(self) -> OutgoingRequest:
         """As it goes out."""
-        return OutgoingRequest(self.method, self.path, self.query, self.headers, self.body)
+        return OutgoingRequest(self.method, self.path, self.query, self.headers, self.body, self.host)
 
     def digest(self, key: Sensitive) -> bytes:
         """HMAC-SHA256 of all of it, 32 bytes."""
@@ -178,7 +180,9 @@ class KeptReply:
     removed: int = 0
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], content: bytes) -> KeptReply:
+    def of(
+        cls, status: int, headers: Mapping[str, str], content: bytes, *, is_cut: bool = False, removed: int = 0
+    ) -> KeptReply:
         """As much of a reply as can be kept."""
         kept: CIMultiDict[str] = CIMultiDict()
         size = 0
@@ -187,7 +191,8 @@ class KeptReply:
             if size <= MOST_HEAD:
                 kept.add(name, value)
         room = MOST_REPLY - min(size, MOST_HEAD)
-        return cls(status, CIMultiDictProxy(kept), content[:room], len(content) > room or size > MOST_HEAD)
+        is_cut = is_cut or len(content) > room or size > MOST_HEAD
+        return cls(status, CIMultiDictProxy(kept), content[:room], is_cut, removed)
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body, in one piece."""
@@ -218,6 +223,12 @@ class KeptReply:
         found, body = _parts(value, "reply")
         headers = CIMultiDictProxy(CIMultiDict((name, text) for name, text in found["headers"]))
         return cls(found["status"], headers, body, found["cut"])
+
+
+def kept_destination(found: Mapping[str, Any], provider: Provider) -> Destination:
+    """Where a reply that was kept came from, for who rewrites addresses in it. No credential goes there."""
+    extra = provider.extra_hosts if provider.base_url == found["destination"] else ()
+    return Destination.at(found["destination"], Placement.header(), allow_private=True, extra_hosts=extra)
 
 
 def _parts(value: Sensitive, kind: str) -> tuple[dict[str, Any], bytes]:

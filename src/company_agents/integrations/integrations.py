@@ -24,6 +24,7 @@ from company_agents.integrations.permitted import agent_of, agents_exist
 from company_agents.integrations.probe import Proof, Unproven, probe
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.integrations.replacing import MOST_ROUNDS, kills_others, may_be_same, shown
+from company_agents.integrations.rules import NOTHING_SAID, Rules
 from company_agents.integrations.status import CONNECTED, NEEDS_ATTENTION, Statuses
 from company_agents.integrations.versions import Versions, current_version, held, unknown_integration
 from company_agents.outgoing.client import Outgoing
@@ -102,6 +103,7 @@ class Integrations:
         header: str | None = None,
         allow: Sequence[UUID] = (),
         allow_all: bool = False,
+        rules: Rules = NOTHING_SAID,
     ) -> Integration:
         """
         Connect by API token. The token is tried at the provider first, then sealed with its destination.
@@ -116,7 +118,8 @@ class Integrations:
         provider = self.providers.get(provider_name)
         destination = destination_for(provider, base_url, allow_private=allow_private_network, header=header)
         credential = Credential(destination, check_token(token))
-        return await self.establish(caller, provider, credential, name=name, allow=allow, allow_all=allow_all)
+        whom: dict[str, Any] = {"allow": allow, "allow_all": allow_all, "rules": rules}
+        return await self.establish(caller, provider, credential, name=name, **whom)
 
     async def establish(
         self,
@@ -127,11 +130,12 @@ class Integrations:
         name: str | None = None,
         allow: Sequence[UUID] = (),
         allow_all: bool = False,
+        rules: Rules = NOTHING_SAID,
         account: str = "",
     ) -> Integration:
         """
-        Make an integration of a credential that is at hand. It is tried at the provider first. `account` is whose it is,
-        where that is known and the probe does not say.
+        Make an integration of a credential that is at hand. It is tried at the provider first. `rules` are for all agents;
+        `account` is whose it is, where that is known and the probe does not say.
 
         Raises:
             NotFound, ProbeFailed, Conflict: as for `connect`.
@@ -152,6 +156,7 @@ class Integrations:
                 allow_all=allow_all,
                 **shown(credential, proof, account),
             )
+            await tx.run("rules_of_all_set", integration_id=integration_id, **rules.columns())
             await self.versions.add(tx, integration_id, 1, credential, provider)
             await self.statuses.remember(tx, integration_id, 1, CONNECTED, "", "connect")
             for agent_id in dict.fromkeys(allow):
@@ -168,6 +173,7 @@ class Integrations:
                 provider=provider.name,
                 host=credential.destination.host,
                 allowed="all" if allow_all else [*allow],
+                **rules.facts(),
             )
         return await self.get(caller, integration_id)
 
@@ -248,9 +254,11 @@ class Integrations:
         await self._revoke_retired(caller, integration_id)
         return await self.get(caller, integration_id)
 
-    async def allow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:
+    async def allow(
+        self, caller: Caller, integration_id: UUID, agent_id: UUID, rules: Rules = NOTHING_SAID
+    ) -> Integration:
         """
-        Let an agent use an integration.
+        Let an agent use an integration, by rules of its own where some are given. Allowed again, what is not said stays.
 
         Raises:
             NotFound: no such integration or agent in this company.
@@ -260,12 +268,13 @@ class Integrations:
         await agents_exist(caller.scope, [agent_id])
         async with caller.scope.transaction() as tx:
             await tx.run(
-                "integration_allow",
+                "rules_of_agent_set",
                 company_id=caller.scope.company_id,
                 integration_id=integration_id,
                 agent_id=agent_id,
+                **rules.columns(),
             )
-            await self._record(caller, "integration.allowed", integration_id, agent=agent_id)
+            await self._record(caller, "integration.allowed", integration_id, agent=agent_id, **rules.facts())
         return await self.get(caller, integration_id)
 
     async def disallow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,9 @@ from company_agents.audit.log import AuditLog
 from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, Unavailable
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
+from company_agents.integrations import rates, rules
+from company_agents.integrations.approval_forms import kept_destination
+from company_agents.integrations.asking import Asking
 from company_agents.integrations.credential import Credential
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
@@ -28,6 +32,7 @@ from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEED
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
+from company_agents.outgoing.redirects import Follows
 from company_agents.outgoing.reply import StreamedReply
 from company_agents.secret_store.store import Gone, SecretStore, Use
 from company_agents.sensitive import harmless
@@ -49,6 +54,7 @@ class Relay:
         call_time: seconds for a whole call whose reply is not streamed.
         idle_time: seconds in which nothing of a streamed call has to move.
         reply_limit: bytes of a reply that is not streamed.
+        stream_limit: bytes of one that is.
     """
 
     store: SecretStore
@@ -57,11 +63,13 @@ class Relay:
     integrations: Integrations
     refresher: Refresher
     spending: Spending
+    asking: Asking
     turns: Turns
     streams: Turns
     call_time: float
     idle_time: float
     reply_limit: int
+    stream_limit: int
 
     @contextlib.asynccontextmanager
     async def open(
@@ -77,8 +85,9 @@ class Relay:
 
         Raises:
             NotFound: no such integration, or not for this agent; both read alike.
-            Refused: the run was cut off from its version (`credential_cut`), the call may not go there, or its reply may not come back.
-            TooMany: the company has as many calls under way as it may.
+            ApprovalNeeded: a person has to approve this first, and has not yet.
+            Refused: no rule allows this (`not_allowed_here`), a person refused it (`approval_refused`), the run was cut off from its version (`credential_cut`), the call may not go there, or its reply may not come back.
+            TooMany: the company has as many calls under way as it may, or the agent has made those of this minute.
             Unavailable: the provider, or our own record, cannot be reached.
             WrongUsage: method, path, query, headers or body will not do.
         """
@@ -107,23 +116,24 @@ class Relay:
         whole: bool,
     ) -> Relayed:
         for _ in range(MOST_LOOKS):
-            found = await self._find(caller, integration, request)
+            found = await self.find(caller, integration, request)
             provider = self.integrations.providers.get(found["provider"])
             request = await self.spending.checked(caller, found["id"], provider, _defaulted(request, provider))
-            found, request = await self._approved(caller, found, request, wait, turn)
+            if found["is_asked"]:
+                return await self._approved(caller, provider, found, request, wait, turn)
+            request = replace(request, body=rules.watched(found, request.body))
             # Rotated or deleted since it was found, and nothing was sent: look again.
             with contextlib.suppress(Gone):
                 return await held.enter_async_context(self._answered(caller, provider, found, request, whole=whole))
         raise Busy("the credential is being rotated all the time", hint="try again")
 
     async def _approved(
-        self, caller: Caller, found: Found, request: OutgoingRequest, wait: float, turn: Turn
-    ) -> tuple[Found, OutgoingRequest]:
-        """
-        What a person has to approve, is approved; `turn.aside()` gives the turn away for as long as somebody is waited for,
-        and whoever has waited is looked up again.
-        """
-        return found, request
+        self, caller: Caller, provider: Provider, found: Found, request: OutgoingRequest, wait: float, turn: Turn
+    ) -> Relayed:
+        """The reply to what a person has approved, which was sent then. While one is waited for, others have the turn."""
+        async with turn.aside() if wait else contextlib.nullcontext():
+            reply = await self.asking.passed(caller, found, request, wait=wait)
+        return Relayed(provider, kept_destination(found, provider), reply)
 
     @contextlib.asynccontextmanager
     async def _answered(
@@ -138,7 +148,7 @@ class Relay:
         if found["consent"] and found["is_ending"]:
             await self.refresher.fresh(caller.scope, found["id"], found["version"], actor=caller.label)
             # Whoever has waited may no longer be allowed.
-            found = await self._find(*again)
+            found = await self.find(*again, again=True)
         async with contextlib.AsyncExitStack() as sent:
             relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
             problem = await _refusal(relayed)
@@ -149,13 +159,13 @@ class Relay:
                 )
                 if state is not None and state.written_by > base:
                     await sent.aclose()
-                    found = await self._find(*again)
+                    found = await self.find(*again, again=True)
                     relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
                     problem = await _refusal(relayed)
                 elif state is not None and state.problem == "not now":
                     # A new token will change that.
                     seen_by = "refresh"
-            await self._judge(caller, provider, found, relayed.status, problem, seen_by)
+            await self.judge(caller, provider, found, relayed.status, problem, seen_by)
             # Here a reply that is streamed is held for as long as its caller may have it.
             yield relayed
 
@@ -182,9 +192,10 @@ class Relay:
                     caller.scope, found["id"], found["version"], NEEDS_ATTENTION, reason
                 )
                 raise
-            async with self._streamed(request, credential, whole=whole) as reply:
+            follows = functools.partial(rules.may_follow, found)
+            async with self._streamed(request, credential, follows, whole=whole) as reply:
                 costs = self.spending.reading(caller, found["id"], provider, request, reply.status, reply.headers)
-                relayed = Relayed(provider, credential.destination, reply, costs)
+                relayed = Relayed(found["id"], provider, credential.destination, reply, costs)
                 result = "failed"
                 try:
                     yield relayed
@@ -207,7 +218,7 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def _streamed(
-        self, request: OutgoingRequest, credential: Credential, *, whole: bool
+        self, request: OutgoingRequest, credential: Credential, follows: Follows, *, whole: bool
     ) -> AsyncIterator[StreamedReply]:
         """The reply as the outgoing call has it, in time: all of it, or its head after the last that was sent."""
         destination, seconds = credential.destination, self.call_time if whole else self.idle_time
@@ -218,7 +229,9 @@ class Relay:
             async with (
                 clock,
                 self.outgoing.stream(
-                    request, destination, credential.token, limit=self.reply_limit if whole else None
+                    *(request, destination, credential.token),
+                    limit=self.reply_limit if whole else None,
+                    follows=follows,
                 ) as reply,
             ):
                 if not whole:
@@ -231,7 +244,7 @@ class Relay:
                 f"{destination.host} did not answer within {seconds:g} seconds", hint="try again later"
             ) from None
 
-    async def _find(self, caller: Caller, integration: str, request: OutgoingRequest) -> Found:
+    async def _find(self, caller: Caller, integration: str, request: OutgoingRequest, *, again: bool = False) -> Found:
         try:
             by: dict[str, Any] = {"id": UUID(integration), "name": None}
         except ValueError:
@@ -245,8 +258,8 @@ class Relay:
                 await self.integrations.versions.pin(tx, run_id, agent_id, row["id"])
                 row = await tx.one("integration_for_use", **which)
             there = await tx.one("integration_there", **by) if row is None else None
-            if row is not None and not row["is_cut"]:
-                await self._permitted(tx, caller, row, request)
+            if row is not None and not row["is_cut"] and request is not None:
+                await self._permitted(tx, caller, row, request, again=again)
         if row is None:
             # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
             self.audit.refusal(
@@ -267,14 +280,27 @@ class Relay:
             )
         return row
 
-    async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest) -> None:
+    async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
         """
-        Whether this very call may be made: its method and path, how often. In the transaction in which it was found.
+        Whether this very call may be made: its method and path, how often. In the transaction in which it was found. Looked
+        up `again`, it counts once.
         """
+        try:
+            found["is_asked"] = rules.judge(found, request)
+            if not again:
+                await rates.count(tx, found, caller.agent_id())
+        except Refused as error:
+            # Not the path: an agent may ask for any, and each would be an event of its own.
+            facts = {"actor": caller.label, "integration": found["id"], "reason": error.reason}
+            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
+            raise
+        if again and found["is_asked"]:
+            raise Busy("what has to be approved was changed just now", hint="try again")
 
-    async def _judge(
+    async def judge(
         self, caller: Caller, provider: Provider, found: Found, answered: int, problem: str | None, seen_by: str
     ) -> None:
+        """Write what a reply says of the credential, where that is news."""
         status = NEEDS_ATTENTION if problem else CONNECTED
         if found["status"] == status or (problem is None and not 200 <= answered < 300):
             return

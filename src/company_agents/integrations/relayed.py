@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from multidict import CIMultiDictProxy
 
+from company_agents.integrations.approval_forms import KeptReply
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.spending import Tally
 from company_agents.outgoing.destination import Destination
@@ -25,9 +27,10 @@ class Relayed:
     to see what it says of the credential, comes first.
     """
 
+    integration_id: UUID
     provider: Provider
     destination: Destination
-    reply: StreamedReply
+    reply: StreamedReply | KeptReply
     costs: Tally | None = None
     size: int = 0
     # Whether the last byte was read.

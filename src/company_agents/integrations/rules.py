@@ -132,6 +132,15 @@ class Rules:
             "per_minute": self.per_minute,
         }
 
+    def facts(self) -> dict[str, Any]:
+        """For the record: what is said, and no more."""
+        said = {"only": self.only, "ask": self.ask}
+        lists = {name: [*texts] or "nothing" for name, texts in said.items() if texts is not None}
+        return {**lists, **({} if self.per_minute is None else {"per_minute": self.per_minute})}
+
+
+NOTHING_SAID = Rules()
+
 
 def _read(texts: Iterable[str] | None) -> tuple[str, ...] | None:
     if texts is None:

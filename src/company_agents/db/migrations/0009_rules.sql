@@ -52,7 +52,7 @@ CREATE TABLE approvals (
     reason text NOT NULL DEFAULT '' CHECK (length(reason) <= 1000),
     -- What the person who decided says to the agent.
     note text NOT NULL DEFAULT '' CHECK (length(note) <= 1000),
-    asked_at timestamptz NOT NULL DEFAULT now(),
+    created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     decided_at timestamptz,
     decided_by text,
@@ -70,7 +70,7 @@ CREATE TABLE approvals (
     CHECK (state <> 'sending' OR sending_until IS NOT NULL),
     CHECK ((ended_at IS NOT NULL) = (state IN ('done', 'failed', 'uncertain', 'refused', 'expired')))
 );
-CREATE INDEX approvals_by_time ON approvals (company_id, asked_at, id);
+CREATE INDEX approvals_by_time ON approvals (company_id, created_at, id);
 CREATE INDEX approvals_open ON approvals (company_id, expires_at) WHERE ended_at IS NULL;
 CREATE INDEX approvals_ended ON approvals (company_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX approvals_kept ON approvals (company_id, ended_at) WHERE request IS NOT NULL AND ended_at IS NOT NULL;
@@ -101,8 +101,8 @@ BEGIN
             ('sending', 'failed'), ('sending', 'uncertain')) THEN
         RAISE EXCEPTION 'an approval that is % does not become %', OLD.state, NEW.state USING ERRCODE = 'check_violation';
     END IF;
-    IF (OLD.digest, OLD.likeness, OLD.integration_id, OLD.agent_id, OLD.version, OLD.asked_at, OLD.expires_at)
-        IS DISTINCT FROM (NEW.digest, NEW.likeness, NEW.integration_id, NEW.agent_id, NEW.version, NEW.asked_at, NEW.expires_at)
+    IF (OLD.digest, OLD.likeness, OLD.integration_id, OLD.agent_id, OLD.version, OLD.created_at, OLD.expires_at)
+        IS DISTINCT FROM (NEW.digest, NEW.likeness, NEW.integration_id, NEW.agent_id, NEW.version, NEW.created_at, NEW.expires_at)
        OR (NEW.request IS DISTINCT FROM OLD.request AND NEW.request IS NOT NULL) THEN
         RAISE EXCEPTION 'what was asked for does not change' USING ERRCODE = 'check_violation';
     END IF;

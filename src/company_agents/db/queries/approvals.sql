@@ -48,19 +48,25 @@ WHERE agent_id = %(agent_id)s AND likeness = %(likeness)s
            AND ended_at > now() - make_interval(days => %(days)s)))
 ORDER BY ended_at IS NULL DESC, ended_at DESC LIMIT 1;
 
+-- name: approval_like_expire
+-- It would stand in the way of the one that is asked for now.
+UPDATE approvals SET state = 'expired', ended_at = clock_timestamp()
+WHERE agent_id = %(agent_id)s AND likeness = %(likeness)s AND state = 'waiting' AND expires_at <= clock_timestamp()
+RETURNING id, integration_id, agent_id;
+
 -- name: approvals_waiting
 SELECT count(*) AS count FROM approvals WHERE agent_id = %(agent_id)s AND state = 'waiting' AND expires_at > clock_timestamp();
 
 -- name: approval_insert
 INSERT INTO approvals (id, company_id, integration_id, agent_id, run_id, fence, digest, likeness, method, host, path, version,
-                       size, request, asked_at, expires_at)
+                       size, request, created_at, expires_at)
 VALUES (%(id)s, %(company_id)s, %(integration_id)s, %(agent_id)s, %(run_id)s, %(fence)s, %(digest)s, %(likeness)s, %(method)s,
         %(host)s, %(path)s, %(version)s, %(size)s, %(request)s, clock_timestamp(),
         clock_timestamp() + make_interval(secs => %(seconds)s));
 
 -- name: approval_get
 SELECT a.id, a.company_id, a.integration_id, a.agent_id, a.run_id, a.method, a.host, a.path, a.version, a.size, a.reply_status,
-       a.reason, a.note, a.asked_at, a.expires_at, a.decided_at, a.decided_by, a.ended_at, a.collected_at,
+       a.reason, a.note, a.created_at, a.expires_at, a.decided_at, a.decided_by, a.ended_at, a.collected_at,
        CASE WHEN a.state = 'waiting' AND a.expires_at <= clock_timestamp() THEN 'expired' ELSE a.state END AS state,
        i.name AS integration, g.name AS agent, a.request IS NOT NULL AS is_kept, a.request, a.reply, a.digest
 FROM approvals a JOIN integrations i ON i.id = a.integration_id JOIN agents g ON g.id = a.agent_id
@@ -68,15 +74,27 @@ WHERE a.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR a.agent_id = %(agent_id)s
 
 -- name: approval_list
 SELECT a.id, a.company_id, a.integration_id, a.agent_id, a.run_id, a.method, a.host, a.path, a.version, a.size, a.reply_status,
-       a.reason, a.note, a.asked_at, a.expires_at, a.decided_at, a.decided_by, a.ended_at, a.collected_at,
+       a.reason, a.note, a.created_at, a.expires_at, a.decided_at, a.decided_by, a.ended_at, a.collected_at,
        CASE WHEN a.state = 'waiting' AND a.expires_at <= clock_timestamp() THEN 'expired' ELSE a.state END AS state,
        i.name AS integration, g.name AS agent, a.request IS NOT NULL AS is_kept
 FROM approvals a JOIN integrations i ON i.id = a.integration_id JOIN agents g ON g.id = a.agent_id
 WHERE (%(agent_id)s::uuid IS NULL OR a.agent_id = %(agent_id)s)
   AND (%(state)s::text IS NULL OR
        CASE WHEN a.state = 'waiting' AND a.expires_at <= clock_timestamp() THEN 'expired' ELSE a.state END = %(state)s)
-  AND (%(after_at)s::timestamptz IS NULL OR (a.asked_at, a.id) > (%(after_at)s, %(after_id)s::uuid))
-ORDER BY a.asked_at, a.id LIMIT %(limit)s;
+  AND (%(after_at)s::timestamptz IS NULL OR (a.created_at, a.id) > (%(after_at)s, %(after_id)s::uuid))
+ORDER BY a.created_at, a.id LIMIT %(limit)s;
+
+-- name: approvals_latest
+SELECT a.id, a.company_id, a.integration_id, a.agent_id, a.run_id, a.method, a.host, a.path, a.version, a.size, a.reply_status,
+       a.reason, a.note, a.created_at, a.expires_at, a.decided_at, a.decided_by, a.ended_at, a.collected_at,
+       CASE WHEN a.state = 'waiting' THEN 'expired' ELSE a.state END AS state,
+       i.name AS integration, g.name AS agent, a.request IS NOT NULL AS is_kept
+FROM approvals a JOIN integrations i ON i.id = a.integration_id JOIN agents g ON g.id = a.agent_id
+WHERE a.state <> 'waiting' OR a.expires_at <= clock_timestamp()
+ORDER BY a.created_at DESC, a.id DESC LIMIT %(limit)s;
+
+-- name: approvals_waiting_in_company
+SELECT count(*) AS count FROM approvals WHERE state = 'waiting' AND expires_at > clock_timestamp();
 
 -- name: approval_decide
 UPDATE approvals SET state = %(state)s, decided_at = clock_timestamp(), decided_by = %(by)s, note = %(note)s,
