@@ -74,10 +74,12 @@ from company_agents.rotation.status import Keys
 from company_agents.runs.adapters.base import Adapter
 from company_agents.runs.adapters.http import HttpAdapter
 from company_agents.runs.adapters.llm import LlmAdapter
+from company_agents.runs.adapters.process import ProcessAdapter
 from company_agents.runs.agents import Adapters
 from company_agents.runs.dispatch import Dispatcher
 from company_agents.runs.parts import RunParts
 from company_agents.runs.runs import Runs
+from company_agents.runs.sandbox.sandbox import Sandbox
 from company_agents.runs.schedules import Schedules
 from company_agents.runs.sweeping import SWEEP_EVERY, Sweeper
 from company_agents.secret_store.audit_keys import AuditKeys
@@ -234,9 +236,13 @@ async def open_app(
         stack.push_async_callback(sending.close)
         if long_lived:
             await stack.enter_async_context(_every(APPROVALS_EVERY, sending.sweep))
-        kinds: tuple[Adapter, ...] = (LlmAdapter(), HttpAdapter(store, exchange, settings.url))
+        kinds: tuple[Adapter, ...] = (
+            ProcessAdapter(Sandbox(settings)),
+            LlmAdapter(),
+            HttpAdapter(store, exchange, settings.url),
+        )
         adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
-        work = RunParts.build(store, audit, integrations.versions, settings.run_lease)
+        work = RunParts.build(store, audit, integrations.versions, settings.run_lease, adapters.kinds)
         stack.push_async_callback(work.jobs.close)
         if long_lived:
             await stack.enter_async_context(_every(SWEEP_EVERY, work.sweeper.sweep))

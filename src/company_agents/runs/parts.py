@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from company_agents.runs.jobs import Jobs
 from company_agents.runs.model import LEASE
 from company_agents.runs.moves import Moves
 from company_agents.runs.runs import Runs
+from company_agents.runs.sandbox.workspace import workspaces_folder
 from company_agents.runs.schedules import Schedules
 from company_agents.runs.starting import Starts
 from company_agents.runs.sweeping import Sweeper
@@ -40,11 +42,18 @@ class RunParts:
     sweeper: Sweeper
 
     @classmethod
-    def build(cls, store: SecretStore, audit: AuditLog, versions: Versions, lease: float = LEASE) -> RunParts:
-        """`lease` in seconds."""
+    def build(
+        cls,
+        store: SecretStore,
+        audit: AuditLog,
+        versions: Versions,
+        lease: float = LEASE,
+        adapters: Mapping[str, Adapter] = MappingProxyType({}),
+    ) -> RunParts:
+        """`lease` in seconds; `adapters` by their kind."""
         jobs = Jobs(store.db)
         moves = Moves(store, audit, versions, jobs.defer, lease)
-        starts = Starts(moves)
+        starts = Starts(moves, adapters)
         return cls(
             db=store.db,
             jobs=jobs,
@@ -75,7 +84,7 @@ class RunParts:
             claims=Claims(self.moves, adapters, replica),
             sweeper=self.sweeper,
             schedules=self.schedules,
-            workspaces=Workspaces(home / "runs"),
+            workspaces=Workspaces(workspaces_folder(home)),
             adapters=adapters,
             **given,
         )

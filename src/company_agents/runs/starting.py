@@ -5,7 +5,8 @@ is decided later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,8 @@ from company_agents.errors import Conflict, NotFound, WrongUsage
 from company_agents.identity.limits import Limits, lower
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
+from company_agents.runs.adapters.base import Adapter
+from company_agents.runs.adapters.process import ProcessAdapter
 from company_agents.runs.model import LONGEST_HERE, MOST_PROMPT, Run, check_text, titled
 from company_agents.runs.moves import Moves
 from company_agents.runs.room import check_queue
@@ -56,16 +59,19 @@ class Starts:
     """Queues runs."""
 
     moves: Moves
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
     async def start(self, caller: Caller, agent_id: UUID, asked: Asked) -> Run:
         """
         Raises:
             NotFound: no such agent, or no such task.
             Conflict: the agent has no adapter (`no_adapter`), or is retired.
+            Refused: it is a process, and this machine has no sandbox for one (`no_sandbox`).
             TooMany: it has as many runs waiting as it may.
         """
         caller.require(Permission.RUN_START)
         asked.check()
+        await self._check_sandbox(caller, agent_id)
         async with caller.scope.transaction() as tx:
             agent = await startable(tx, agent_id)
             title = asked.prompt
@@ -75,6 +81,13 @@ class Starts:
                     raise NotFound("this task does not exist", hint="an operator or an agent of the company makes them")
                 title = task["title"]
             return await self.queue(tx, caller.label, agent, asked, title)
+
+    async def _check_sandbox(self, caller: Caller, agent_id: UUID) -> None:
+        async with caller.scope.transaction() as tx:
+            agent = await startable(tx, agent_id)
+        adapter = self.adapters.get(agent["adapter"])
+        if isinstance(adapter, ProcessAdapter):
+            await adapter.ready(unsandboxed=agent["unsandboxed"])
 
     async def queue(self, tx: Tx, actor: str, agent: Row, asked: Asked, title: str, *, by_task: bool = False) -> Run:
         """The same in somebody's transaction, for an agent that has been looked at."""

@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
+
+from company_agents.runs.sandbox.workspace import make_passable, remove
 
 LOCK = "lock"
 
@@ -30,19 +31,21 @@ class Workspaces:
 
     def open(self) -> None:
         """Remove what those have left that were killed, and make our own."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_passable(self.root)
         for folder in self.root.iterdir():
             _remove_left(folder)
         # Short: a socket in it has a path of at most 107 bytes.
         own = self.root / uuid4().hex[:8]
-        own.mkdir(mode=0o700)
+        make_passable(own)
         self._lock = _locked(own / LOCK)
         self._own = own
 
     def close(self) -> None:
         """Remove our own."""
         if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
+            remove(self._own)
+            with contextlib.suppress(OSError):
+                self.root.rmdir()  # where nobody else's is in it
             os.close(self._lock)
             self._own = None
 
@@ -56,7 +59,7 @@ class Workspaces:
             yield folder
         finally:
             # It may be large.
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(remove, folder)
 
 
 def _locked(path: Path) -> int:
@@ -72,5 +75,5 @@ def _locked(path: Path) -> int:
 def _remove_left(folder: Path) -> None:
     with contextlib.suppress(OSError):
         file = _locked(folder / LOCK)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         os.close(file)

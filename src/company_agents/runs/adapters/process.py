@@ -127,8 +127,7 @@ async def _pump(reader: asyncio.StreamReader, stream: Stream, output: Output, st
     try:
         while True:
             piece = await reader.read(_PIECE)
-            # A zero is a character, and none that a text in the database can hold.
-            text = decoder.decode(piece, final=not piece).replace("\0", "\ufffd")
+            text = decoder.decode(piece, final=not piece)
             if text:
                 await output.write(stream, text)
             if not piece:
@@ -152,9 +151,8 @@ def _asked(config: ProcessConfig, way: Way, work: Work, *, root: bool) -> tuple[
         readable = [Path(path) for path in config.readable]
         located = Located(_program(config.command[0], way, work.workspace, readable), [], [])
         invocation = Invocation(config.command[1:], {})
-    prompt = spoken(work)
     asks = any(PROMPT in argument for argument in invocation.arguments)
-    command = [str(located.program), *(argument.replace(PROMPT, prompt) for argument in invocation.arguments)]
+    command = [str(located.program), *(argument.replace(PROMPT, work.prompt) for argument in invocation.arguments)]
     asked = Asked(
         command=command,
         environment=_environment(config, inside, way, folder, located.path) | dict(invocation.environment),
@@ -164,7 +162,7 @@ def _asked(config: ProcessConfig, way: Way, work: Work, *, root: bool) -> tuple[
         open_network=config.network == "open",
         files=invocation.files,
     )
-    return asked, b"" if asks else prompt.encode()
+    return asked, b"" if asks else work.prompt.encode()
 
 
 def _environment(config: ProcessConfig, work: Work, way: Way, folder: str, path: list[str]) -> dict[str, str]:
@@ -187,17 +185,6 @@ def _environment(config: ProcessConfig, work: Work, way: Way, folder: str, path:
     if work.task_id is not None:
         found["COMPANY_AGENTS_TASK_ID"] = str(work.task_id)
     return found
-
-
-def spoken(work: Work) -> str:
-    """What a run is told to do."""
-    if work.task_id is None:
-        return work.prompt
-    task = (
-        f"Your task has the id {work.task_id}. Read it with the tool task_get of the MCP server company_agents, do what it"
-        " says, say in a comment (task_comment) what you did, and set its status with task_update when you are done."
-    )
-    return f"{task}\n\n{work.prompt}" if work.prompt else task
 
 
 def _program(name: str, way: Way, workspace: Path, readable: Sequence[Path]) -> Path:

@@ -37,12 +37,12 @@ def make_passable(folder: Path) -> None:
     Raises:
         MayNotStart, OSError: it cannot be made.
     """
-    if os.geteuid() != 0:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return
-    make_system_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o711)
+    root = os.geteuid() == 0
+    if root and folder.is_relative_to(SYSTEM_FOLDER):
+        make_system_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root:
+        folder.chmod(0o711)
 
 
 @contextlib.contextmanager
