@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 group = noun("agent", "The agents of a company, their tokens, and how their runs are executed.")
 
+# What `show` alone has.
+_DETAIL = "adapter_config"
 _CAN_READ_IT = "UNSANDBOXED: its process can read the master key, and with it whatever every company has"
 
 
@@ -36,7 +38,11 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
     page = await session.app.agents.list(await session.company(company), after, limit)
     columns = ("id", "name", "state", "adapter", "unsandboxed", "token_created_at", "token_last_used_at")
     unsafe = [agent.name for agent in page.items if agent.unsandboxed]
-    return Result(page, columns=columns, note=f"{_CAN_READ_IT}: {', '.join(unsafe)}" if unsafe else "")
+    listed = [
+        {name: value for name, value in dataclasses.asdict(each).items() if name != _DETAIL} for each in page.items
+    ]
+    data = {"items": listed, "next": page.next}
+    return Result(data, columns=columns, note=f"{_CAN_READ_IT}: {', '.join(unsafe)}" if unsafe else "")
 
 
 @command(group, "show")
@@ -103,7 +109,7 @@ async def adapter(
         typer.Option("--allow-private-network", help="http: the host may be in a private network, or this machine"),
     ] = False,
 ) -> Result:
-    """Say how an agent's runs are executed: --process, --llm, --http URL or --none. Nothing of it may be secret."""
+    """Say how an agent's runs are executed. One of --process, --llm, --http and --none; nothing of it may be secret."""
     given: dict[str, dict[str, Any]] = {
         "process": {
             "preset": preset,
@@ -141,7 +147,7 @@ async def adapter(
 
 @command(group, "rotate-secret")
 async def rotate_secret(session: Session, id: SomeId) -> Result:
-    """Sign what a remote agent is handed with a new secret, shown this once; the old one signs beside it for 24 hours."""
+    """Give a remote agent a new signing secret, shown this once. The old one signs beside it for 24 hours."""
     agent, secret, until = await session.app.adapters.rotate_secret(await session.company_of_agent(id), id)
     data = {"id": agent.id, "secret": secret, "previous_until": until}
     return Result(data, note="the secret is shown this once; the agent verifies with it what it is handed")
@@ -150,19 +156,19 @@ async def rotate_secret(session: Session, id: SomeId) -> Result:
 @command(group, "pause")
 async def pause(session: Session, id: SomeId) -> Result:
     """Refuse an agent's token until it is resumed."""
-    return Result(await session.app.agents.pause(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.pause(await session.company_of_agent(id), id))
 
 
 @command(group, "resume")
 async def resume(session: Session, id: SomeId) -> Result:
     """Take a paused agent's token again."""
-    return Result(await session.app.agents.resume(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.resume(await session.company_of_agent(id), id))
 
 
 @command(group, "retire")
 async def retire(session: Session, id: SomeId) -> Result:
     """Refuse an agent's token for good; its history stays."""
-    return Result(await session.app.agents.retire(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.retire(await session.company_of_agent(id), id))
 
 
 @command(group, "rotate-token")

@@ -111,6 +111,11 @@ def text_line(text: str) -> None:
     print(visible(text), flush=True)
 
 
+def piece(text: str) -> None:
+    """Print a piece of somebody else's text, at once; it may end in the middle of a line."""
+    print("\n".join(map(visible, text.split("\n"))), end="", flush=True)
+
+
 def note(text: str) -> None:
     """Say something beside the result."""
     print(*map(visible, text.split("\n")), sep="\n", file=sys.stderr, flush=True)
@@ -215,7 +220,7 @@ def _thing(entry: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", {}):
         return "—"
     if isinstance(value, bool):
         return "yes" if value else "no"
