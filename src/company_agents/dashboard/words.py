@@ -147,6 +147,8 @@ EVENTS = {
     "audit.head_key_renewed": "Key of the signed heads renewed",
     "credential.begun": "Use of a credential begun",
     "credential.ended": "Use of a credential ended",
+    "upload.begun": "File sent on to an address of a provider",
+    "upload.ended": "File sent on: how it ended",
     "secret.tampered": "A stored secret was altered",
     "token.refused": "A token was refused",
     "operator.link_made": "Sign-in link made",

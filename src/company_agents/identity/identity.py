@@ -5,6 +5,8 @@ pause or a retirement counts at once on every replica.
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,12 +19,18 @@ from company_agents.identity.principal import Caller, Principal, Via
 from company_agents.identity.tokens import (
     OPERATOR_PREFIX,
     RUN_PREFIX,
+    AgentClaim,
+    RunClaim,
+    mark_of,
     read_agent_token,
     read_operator_token,
     read_run_token,
 )
 from company_agents.secret_store.store import SecretStore
 from company_agents.sensitive import Sensitive
+
+# Whether whoever calls knows this stored token.
+Proves = Callable[[Sensitive], bool]
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,13 @@ class Identity:
         claim = read_agent_token(token)
         if claim is None:
             raise self._refused("malformed")
+        return await self._agent(claim, lambda stored: stored == Sensitive(token))
+
+    async def _agent(self, claim: AgentClaim, proves: Proves) -> Caller:
         row = await self.db.look_up("agent_token_lookup", claim.company_id, claim.agent_id)
         if row is None:
             raise self._refused("unknown")
-        if Sensitive(token) != await self._stored(row):
+        if not proves(await self._stored(row)):
             raise self._refused("rotated or forged", agent=claim.agent_id)
         if row["agent_state"] != "active":
             raise self._refused(row["agent_state"], agent=claim.agent_id)
@@ -66,11 +77,14 @@ class Identity:
         claim = read_run_token(token)
         if claim is None:
             raise self._refused("malformed")
+        return await self._run(claim, lambda stored: stored == Sensitive(token))
+
+    async def _run(self, claim: RunClaim, proves: Proves) -> Caller:
         row = await self.db.look_up("run_token_lookup", claim.company_id, claim.run_id)
         if row is None:
             # The token of a run that has ended is deleted with its end.
             raise self._refused("unknown or ended")
-        if Sensitive(token) != await self._stored(row):
+        if not proves(await self._stored(row)):
             raise self._refused("forged", run=claim.run_id)
         if not row["is_good"]:
             state = row["run_state"]
@@ -93,6 +107,19 @@ class Identity:
             Unauthenticated: see `agent` and `run`.
         """
         return await (self.run(token) if token.startswith(RUN_PREFIX) else self.agent(token))
+
+    async def marked(self, claim: AgentClaim | RunClaim, message: bytes, mark: bytes) -> Caller:
+        """
+        The agent or the run whose token a message was marked with; see `tokens.mark_of`. With the token, the mark has an end.
+
+        Raises:
+            Unauthenticated: it was not, or its token would be refused now.
+        """
+
+        def proves(stored: Sensitive) -> bool:
+            return hmac.compare_digest(mark_of(stored, message), mark)
+
+        return await (self._run(claim, proves) if isinstance(claim, RunClaim) else self._agent(claim, proves))
 
     async def operator(self, token: str) -> Principal:
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import secrets
 import zlib
 from dataclasses import dataclass
@@ -75,6 +76,19 @@ def read_operator_token(token: str) -> OperatorClaim | None:
     """The claim of an operator token, or None where it is not one, whole and with the right checksum."""
     payload = _decode(OPERATOR_PREFIX, token, 16 + RANDOM_BYTES)
     return OperatorClaim(UUID(bytes=payload[:16])) if payload else None
+
+
+def is_ours(token: str) -> bool:
+    """Whether this is a token of ours, of whichever kind, whole and with the right checksum."""
+    return any(read(token) is not None for read in (read_agent_token, read_run_token, read_operator_token))
+
+
+_MARK = b"company-agents/mark/v1"
+
+
+def mark_of(token: Sensitive, message: bytes) -> bytes:
+    """HMAC-SHA256(token, label ‖ message), 32 bytes (RFC 2104): what only the holder of a token, and we, can make."""
+    return hmac.digest(token.reveal(), _MARK + message, "sha256")
 
 
 def _encode(prefix: str, payload: bytes) -> Sensitive:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from company_agents.errors import NotFound, WrongUsage
 from company_agents.integrations.oauth.model import Endpoints
 from company_agents.integrations.provider_files import BadFile, BadText, Dropped, line_of
+from company_agents.integrations.provider_replies import Addresses
 from company_agents.outgoing.destination import Placement, parse_origin
 
 # Stands in the endpoints of a service where each customer has a host: that of the integration's own address.
@@ -217,6 +218,7 @@ class Provider(_Table):
     variables: tuple[str, ...] = ()
     # What stands in the probe's `error` field when the credential itself is refused, in the reply to any call.
     refused_codes: frozenset[str] = frozenset()
+    addresses: Addresses = Addresses()
     # A provider of models: its replies say how many tokens a call used, or also what it cost in US dollars.
     usage: Literal["tokens", "cost"] | None = None
     # Where the facts in the file come from.

@@ -32,10 +32,11 @@ from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEED
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
-from company_agents.outgoing.redirects import Follows
+from company_agents.outgoing.destination import Destination
+from company_agents.outgoing.redirects import Follows, anywhere
 from company_agents.outgoing.reply import StreamedReply
 from company_agents.secret_store.store import Gone, SecretStore, Use
-from company_agents.sensitive import harmless
+from company_agents.sensitive import Sensitive, harmless
 
 Found = dict[str, Any]
 
@@ -133,7 +134,7 @@ class Relay:
         """The reply to what a person has approved, which was sent then. While one is waited for, others have the turn."""
         async with turn.aside() if wait else contextlib.nullcontext():
             reply = await self.asking.passed(caller, found, request, wait=wait)
-        return Relayed(provider, kept_destination(found, provider), reply)
+        return Relayed(found["id"], provider, kept_destination(found, provider), reply)
 
     @contextlib.asynccontextmanager
     async def _answered(
@@ -193,7 +194,9 @@ class Relay:
                 )
                 raise
             follows = functools.partial(rules.may_follow, found)
-            async with self._streamed(request, credential, follows, whole=whole) as reply:
+            async with self.streamed(
+                request, credential.destination, credential.token, follows=follows, whole=whole
+            ) as reply:
                 costs = self.spending.reading(caller, found["id"], provider, request, reply.status, reply.headers)
                 relayed = Relayed(found["id"], provider, credential.destination, reply, costs)
                 result = "failed"
@@ -217,11 +220,17 @@ class Relay:
                         await costs.ended()
 
     @contextlib.asynccontextmanager
-    async def _streamed(
-        self, request: OutgoingRequest, credential: Credential, follows: Follows, *, whole: bool
+    async def streamed(
+        self,
+        request: OutgoingRequest,
+        destination: Destination,
+        token: Sensitive | None,
+        *,
+        follows: Follows = anywhere,
+        whole: bool = False,
     ) -> AsyncIterator[StreamedReply]:
         """The reply as the outgoing call has it, in time: all of it, or its head after the last that was sent."""
-        destination, seconds = credential.destination, self.call_time if whole else self.idle_time
+        seconds = self.call_time if whole else self.idle_time
         clock = asyncio.timeout(seconds)
         if not isinstance(request.body, bytes):
             request = replace(request, body=_prolonging(request.body, clock, seconds))
@@ -229,8 +238,8 @@ class Relay:
             async with (
                 clock,
                 self.outgoing.stream(
-                    *(request, destination, credential.token),
-                    limit=self.reply_limit if whole else None,
+                    *(request, destination, token),
+                    limit=self.reply_limit if whole else self.stream_limit,
                     follows=follows,
                 ) as reply,
             ):
@@ -244,7 +253,15 @@ class Relay:
                 f"{destination.host} did not answer within {seconds:g} seconds", hint="try again later"
             ) from None
 
-    async def _find(self, caller: Caller, integration: str, request: OutgoingRequest, *, again: bool = False) -> Found:
+    async def find(
+        self, caller: Caller, integration: str, request: OutgoingRequest | None, *, again: bool = False
+    ) -> Found:
+        """
+        An integration, for a caller that may use it now. `request` is what it is asked for, and judged as well; `again`: it
+        was before.
+
+        Raises: as `open`.
+        """
         try:
             by: dict[str, Any] = {"id": UUID(integration), "name": None}
         except ValueError:
