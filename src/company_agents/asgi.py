@@ -18,6 +18,7 @@ from company_agents.api import api_app
 from company_agents.app import App, open_app
 from company_agents.dashboard import dashboard_app, sealed_page
 from company_agents.errors import CompanyAgentsError, Sealed, Unavailable
+from company_agents.gateway import gateway_app, refused
 from company_agents.hardening import harden, wipe_environment
 from company_agents.logs import Redactor, start_logging
 from company_agents.mcp_server import mcp_door
@@ -52,6 +53,7 @@ class Front:
         self._doors: list[tuple[str, Asgi]] = [
             ("/mcp", mcp),
             ("/.well-known/oauth-protected-resource", mcp),
+            ("/gateway", gateway_app(app)),
             ("/v1", api_app(app)),
             ("", dashboard_app(app)),
         ]
@@ -112,6 +114,8 @@ class Front:
         return next(door for prefix, door in self._doors if path == prefix or path.startswith(f"{prefix}/"))
 
     def _sealed(self, scope: Scope) -> Asgi:
+        if scope["path"].startswith("/gateway/"):
+            return refused(Sealed())
         accepted = next((value for name, value in scope["headers"] if name == b"accept"), b"")
         return self._sealed_page if b"text/html" in accepted else _SEALED
 

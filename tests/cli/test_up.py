@@ -51,7 +51,7 @@ def test_the_first_line_says_where_everything_is_and_by_then_it_answers(machine:
     assert up.ready["ready"] is True
     assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", up.url)
     assert up.ready["mcp_url"] == f"{up.url}/mcp"
-    assert up.ready["gateway_url"] is None
+    assert up.ready["gateway_url"] == f"{up.url}/gateway"
     assert re.fullmatch(re.escape(up.url) + r"/join\?token=[\w-]{43}", up.ready["sign_in_url"])
     assert [up.get(path).status for path in ("/healthz", "/readyz", "/sign-in", "/v1/openapi.json")] == [200] * 4
     assert (up.get("/v1/me").status, ask(up.ready["mcp_url"], b"{}").status) == (401, 401)

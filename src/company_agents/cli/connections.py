@@ -13,9 +13,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 # Bytes that are kept without any of them being handed on: of a head, or of what follows a body in chunks.
 MOST_KEPT = 64 * 1024
-# Seconds until the head of a request is there, and then the whole of it.
+# Seconds until the head of a request is there, and then the whole of it, or the next piece of so many bytes.
 HEAD_TIME = 30.0
 BODY_TIME = 300.0
+PIECE = 1024 * 1024
 
 # Connections at once; fewer where fewer files may be open, see `make_room`.
 MOST_CONNECTIONS = 20_000
@@ -42,7 +43,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._kept = 0
+        self._kept = self._of_piece = 0
         self._in_head = self._in_request = False
         self._patience: asyncio.TimerHandle | None = None
 
@@ -85,6 +86,10 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of a body, whose size is the door's to bound."""
         self._kept = 0
+        self._of_piece += len(body)
+        if self._of_piece >= PIECE:
+            self._of_piece = 0
+            self._stop_waiting()
         super().on_body(body)
 
     def on_message_complete(self) -> None:

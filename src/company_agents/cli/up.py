@@ -127,7 +127,7 @@ async def _ready(app: App) -> dict[str, Any]:
         "ready": True,
         "url": url,
         "mcp_url": f"{url}/mcp",
-        "gateway_url": None,
+        "gateway_url": f"{url}/gateway",
         "sign_in_url": f"{url}/join?token={link.reveal_text()}" if link else None,
     }
 
@@ -142,6 +142,7 @@ def _say_ready(ready: dict[str, Any], as_json: bool) -> None:
         if ready["sign_in_url"]:
             terminal.text_line(f"become its owner, within 15 minutes: {ready['sign_in_url']}")
         terminal.text_line(f"agents connect to {ready['mcp_url']}")
+        terminal.text_line(f"other clients have the base URL {ready['gateway_url']}/INTEGRATION")
         terminal.text_line("Ctrl-C stops it")
     except BrokenPipeError:
         terminal.abandon()

@@ -11,4 +11,5 @@ The door for any HTTP client whose base URL can be set: `/gateway/<integration>/
 
 from __future__ import annotations
 
+from company_agents.gateway.answers import refused as refused
 from company_agents.gateway.door import gateway_app as gateway_app

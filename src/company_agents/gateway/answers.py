@@ -6,7 +6,7 @@ says that it is ours, and not the provider's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from company_agents.errors import Busy, CompanyAgentsError, Failed, TooMany, Unauthenticated
@@ -46,6 +46,17 @@ def refusal(scope: Any, error: CompanyAgentsError, more: Iterable[tuple[str, str
     elif isinstance(error, Busy):
         headers.append((b"retry-after", b"1"))
     return status, headers, body
+
+
+def refused(error: CompanyAgentsError) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """An application that answers every request with this error."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        status, headers, body = refusal(scope, error)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return answer
 
 
 def _plain(error: CompanyAgentsError) -> bytes:
