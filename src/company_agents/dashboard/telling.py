@@ -5,7 +5,7 @@ How runs and tasks read: states, money, times, and what a program put out.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 # A state: what is said of it, its tone and its sign.
 RUN_STATES = {
@@ -42,10 +42,13 @@ def plain(text: str) -> str:
 
 
 def money(micros: int) -> str:
-    """Millionths of a US dollar, for people: to the cent, and as far as it takes where there is less than one."""
-    if micros == 0:
-        return "$0"
-    return f"${micros / 1e6:,.2f}" if micros >= 10_000 else f"${micros / 1e6:.6f}".rstrip("0")
+    """
+    Millionths of a US dollar, for people: whole cents of what was spent, so that no budget looks spent before it is; and as
+    far as it takes where there is less than one.
+    """
+    if 0 < micros < 10_000:
+        return f"$0.{micros:06d}".rstrip("0")
+    return f"${micros // 1_000_000:,}.{micros % 1_000_000 // 10_000:02d}"
 
 
 def lasted(seconds: float | timedelta) -> str:
@@ -67,3 +70,22 @@ def lasted5(seconds: float | timedelta) -> str:
 def thousands(count: int) -> str:
     """A number that can be read."""
     return f"{count:,}"
+
+
+def short(count: int) -> str:
+    """A number that may be large, for a headline."""
+    for size, name in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            whole = count / (1000 if name == "k" else size)
+            return f"{whole:.1f} {name}" if whole < 100 else f"{whole:.0f} {name}"
+    return f"{count:,}"
+
+
+def day(at: date) -> str:
+    """A day, for people."""
+    return f"{at:%-d %b %Y}"
+
+
+def local(at: datetime) -> str:
+    """A time in its own zone, for people."""
+    return f"{at:%A, %-d %B %Y, %H:%M}"

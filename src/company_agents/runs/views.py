@@ -23,6 +23,7 @@ from company_agents.work.tasks import STATUSES
 MOST_TASKS = 50
 MOST_COMMENTS = 100
 MOST_RUNS = 50
+MOST_AGENTS = 200
 # Pieces of output that are handed over at once.
 MOST_OUTPUT = 500
 
@@ -195,6 +196,21 @@ class Notes:
     characters: int
 
 
+@dataclass(frozen=True, slots=True)
+class AgentMonth:
+    """What an agent has spent this month, and its budgets for one. Money in millionths of a US dollar."""
+
+    id: UUID
+    name: str
+    state: str
+    calls: int
+    tokens: int
+    micros: int
+    unpriced: int
+    month_tokens: int | None
+    month_micros: int | None
+
+
 class Views:
     """Looks at the runs and tasks of a caller's company, for people: each needs to see its agents too."""
 
@@ -278,6 +294,11 @@ class Views:
         """After which piece to begin, so that the last ones are shown."""
         rows = await self._rows(caller, Permission.RUN_READ, "output_start", id=run_id, most=most)
         return int(rows[0]["after"])
+
+    async def months(self, caller: Caller, limit: int = MOST_AGENTS) -> list[AgentMonth]:
+        """What agents have spent this month, the dearest first."""
+        rows = await self._rows(caller, Permission.COSTS_READ, "months_view", limit=limit)
+        return [AgentMonth(**row) for row in rows]
 
     async def notes(self, caller: Caller, agent_id: UUID) -> Notes:
         """How much an agent remembers; not what."""

@@ -17,6 +17,7 @@ from company_agents.errors import CompanyAgentsError, Conflict, WrongUsage
 from company_agents.identity.agents import Agent
 from company_agents.identity.permissions import Permission
 from company_agents.runs.adapters.llm import PATHS
+from company_agents.runs.adapters.process_config import PRESETS
 from company_agents.sensitive import Sensitive
 
 # In this order, as far as there are such adapters.
@@ -30,7 +31,7 @@ async def show_set(visit: Visit) -> Response:
     kind = asked if asked in visit.app.adapters.kinds else next(iter(_kinds(visit)))
     config = agent.adapter_config if kind == agent.adapter else {}
     form = _form_of(config)
-    if agent.unsandboxed:
+    if agent.unsandboxed and kind == "process":
         form.values["unsandboxed"] = ["yes"]
     return visit.page("adapter.html", form=form, **await _about(visit, agent, kind))
 
@@ -91,16 +92,14 @@ def _secret_page(visit: Visit, agent: Agent, secret: Sensitive, *, new: bool) ->
 
 
 def _process(form: Form) -> dict[str, Any]:
-    config: dict[str, Any] = {"network": form.text("network") or "none"}
-    if form.text("preset"):
-        config["preset"] = form.text("preset")
-    if form.text("command"):
-        with form.at("command"):
-            config["command"] = _words(form.text("command"))
+    config: dict[str, Any] = {name: form.text(name) for name in ("preset", "integration", "model", "program")}
+    for name in ("command", "arguments"):
+        with form.at(name):
+            config[name] = _words(form.text(name))
     with form.at("environment"):
         config["environment"] = _variables(form.text("environment"))
-    config["readable"] = form.text("readable").split("\n") if form.text("readable") else []
-    config["readable"] = [path.strip() for path in config["readable"] if path.strip()]
+    config["network"] = form.text("network") or "orchestrator"
+    config["readable"] = [line.strip() for line in form.text("readable").splitlines() if line.strip()]
     return config
 
 
@@ -139,8 +138,9 @@ def _variables(text: str) -> dict[str, str]:
 def _form_of(config: dict[str, Any]) -> Form:
     """A configuration as the form has it."""
     values = {name: [str(value)] for name, value in config.items() if isinstance(value, str | int)}
-    if "command" in config:
-        values["command"] = [shlex.join(config["command"] or [])]
+    for name in ("command", "arguments"):
+        values[name] = [shlex.join(config.get(name, []))]
+    values.setdefault("network", ["orchestrator"])
     values["environment"] = ["\n".join(f"{name}={value}" for name, value in config.get("environment", {}).items())]
     values["readable"] = ["\n".join(config.get("readable", []))]
     if config.get("allow_private_network"):
@@ -155,6 +155,7 @@ async def _about(visit: Visit, agent: Agent, kind: str) -> dict[str, Any]:
         "kind": kind,
         "kinds": _kinds(visit),
         "apis": PATHS,
+        "presets": PRESETS,
         "integrations": [each for each in integrations if each.allow_all or agent.id in each.agents],
     }
 

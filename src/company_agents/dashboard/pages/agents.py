@@ -13,15 +13,20 @@ from starlette.responses import Response
 
 from company_agents.dashboard.named import all_integrations
 from company_agents.dashboard.render import machine
+from company_agents.dashboard.spent import chart
 from company_agents.dashboard.visit import Handler, Page, Visit, go
 from company_agents.errors import CompanyAgentsError, Conflict
 from company_agents.identity.agents import Agent, Agents
 from company_agents.identity.permissions import Permission
+from company_agents.integrations.costs import Costs
 from company_agents.runs.views import Views
 from company_agents.sensitive import Sensitive
 
 RUNS_SHOWN = 6
+# Of a configuration, what is asked first comes first.
+_ORDER = ("preset", "command", "integration", "model", "api", "url", "system")
 _views = Views()
+_costs = Costs()
 
 
 async def show_list(visit: Visit) -> Response:
@@ -40,13 +45,15 @@ async def show_one(visit: Visit) -> Response:
     usable = [each for each in await all_integrations(visit) if each.allow_all or agent.id in each.agents]
     runs = await _views.runs(visit.caller, agent=agent.id, limit=RUNS_SHOWN)
     assert runs is not None
+    month = await _costs.month(visit.caller, agent.id)
     return visit.page(
         "agent.html",
         agent=agent,
         usable=usable,
         runs=runs.page.items,
         notes=await _views.notes(visit.caller, agent.id),
-        limit=await visit.app.limits.get(visit.caller, agent.id),
+        month=month,
+        chart=chart((await _costs.of_agent(visit.caller, agent.id)).days, month.limit.month_micros),
         config=_readable(agent.adapter_config),
     )
 
@@ -54,13 +61,15 @@ async def show_one(visit: Visit) -> Response:
 def _readable(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A configuration for people, without what is left open."""
     found = []
-    for name, value in config.items():
+    for name, value in sorted(
+        config.items(), key=lambda entry: _ORDER.index(entry[0]) if entry[0] in _ORDER else len(_ORDER)
+    ):
         if isinstance(value, bool):
             text = "yes" if value else ""
         elif isinstance(value, Mapping):
             text = "\n".join(f"{key}={each}" for key, each in value.items())
         elif isinstance(value, list):
-            text = shlex.join(map(str, value)) if name == "command" else "\n".join(map(str, value))
+            text = shlex.join(map(str, value)) if name in ("command", "arguments") else "\n".join(map(str, value))
         else:
             text = "" if value is None else str(value)
         if text:

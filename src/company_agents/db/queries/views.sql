@@ -83,6 +83,16 @@ WHERE r.id = %(id)s;
 -- After which line a page begins that shows so many of the last ones.
 SELECT coalesce((SELECT o.seq FROM run_output o WHERE o.run_id = %(id)s ORDER BY o.seq DESC OFFSET %(most)s LIMIT 1), 0) AS after;
 
+-- name: months_view
+-- What each agent has spent this month, beside its budget: the dearest first, and those that are retired where they spent.
+SELECT a.id, a.name, a.state, coalesce(s.calls, 0) AS calls, coalesce(s.tokens, 0) AS tokens, coalesce(s.micros, 0) AS micros,
+       coalesce(s.unpriced, 0) AS unpriced, l.month_tokens, l.month_micros
+FROM agents a
+LEFT JOIN spending_months s ON s.agent_id = a.id AND s.month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
+LEFT JOIN limits l ON l.agent_id = a.id
+WHERE a.state <> 'retired' OR s.calls > 0
+ORDER BY coalesce(s.micros, 0) DESC, coalesce(s.tokens, 0) DESC, a.name LIMIT %(limit)s;
+
 -- name: memory_view
 SELECT count(*) AS notes, max(updated_at) AS newest, coalesce(sum(length(content)), 0)::bigint AS characters
 FROM memory WHERE agent_id = %(agent_id)s;
