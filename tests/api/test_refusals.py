@@ -226,6 +226,8 @@ async def works(world: World, route: Route, ask: Ask, person: People, owner: Per
     if route.operation == "revokeOperatorToken":
         found = await person()
         world.ids["token_id"], token = str(found.token_id), found.token
+    if route.operation == "claimRun":
+        world.ids["run_id"] = world.ids["queued_id"]
     answer = await ask(token, route.method, route.url(world), route.body(world))
     assert answer.is_success, f"{route.operation}: {answer.text}"
 
@@ -407,7 +409,8 @@ async def test_another_run_does_not_exist(
         _, token = await app.runs.open(world.tenant.agent)
     before = await stored()
     for route in ROUTES:
-        if "run_id" in route.params and route.sample.permission is not Permission.RUN_CANCEL:
+        permission, kind = route.sample.permission, Kind.AGENT if who == "another agent" else Kind.RUN
+        if "run_id" in route.params and permission is not None and allowed(permission, kind, None):
             answer = await ask(token.reveal_text(), route.method, route.url(world), route.body(world))
             assert answer.status_code == 404, f"{route.operation}: {answer.text}"
     found = (await ask(token.reveal_text(), "GET", f"/v1/companies/{world.ids['cid']}/runs")).json()["items"]

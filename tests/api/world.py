@@ -33,6 +33,8 @@ TABLES = {
     "integration_agents": "*",
     "runs": "*",
     "run_pins": "*",
+    "run_output": "*",
+    "schedules": "*",
     "secrets": "id, company_id, name, value, nonce, created_at, updated_at, key_id",
     "tasks": "*",
     "comments": "*",
@@ -97,6 +99,10 @@ def remote(world: World) -> dict[str, Any]:
     return {"adapter": "http", "config": remote_at(world.url)}
 
 
+def schedule(world: World) -> dict[str, Any]:
+    return {**some_name(world), **whom(world), "cron": "0 9 * * MON-FRI", "prompt": "the morning's work"}
+
+
 def consent(world: World) -> dict[str, Any]:
     return {
         **some_name(world),
@@ -142,11 +148,20 @@ SAMPLES: dict[str, Sample] = {
     "deleteIntegration": Sample(P.INTEGRATION_DELETE),
     "cutRuns": Sample(P.RUN_CUT, lambda world: {}),
     "openRun": Sample(P.RUN_OPEN, lambda world: {}),
+    "startRun": Sample(P.RUN_START, lambda world: {"agent": world.ids["agent_id"], "prompt": "the work"}),
+    "claimRun": Sample(P.RUN_OPEN),
+    "getRunOutput": Sample(P.RUN_READ),
     "listRuns": Sample(P.RUN_READ),
     "getRun": Sample(P.RUN_READ),
     "renewRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "finishRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "cancelRun": Sample(P.RUN_CANCEL, lambda world: {}),
+    "listSchedules": Sample(P.SCHEDULE_READ),
+    "getSchedule": Sample(P.SCHEDULE_READ),
+    "createSchedule": Sample(P.SCHEDULE_MANAGE, schedule),
+    "pauseSchedule": Sample(P.SCHEDULE_MANAGE),
+    "resumeSchedule": Sample(P.SCHEDULE_MANAGE),
+    "deleteSchedule": Sample(P.SCHEDULE_MANAGE),
     "listClients": Sample(P.INTEGRATION_CONNECT),
     "configureClient": Sample(
         P.PROVIDER_CONFIGURE, lambda world: {"client_id": "client-1", "client_secret": "a-secret-of-the-client"}
@@ -238,6 +253,8 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     waiting = await app.devices.begin(tenant.local, asked)
     hook, _ = await app.outbox.webhooks.create(tenant.local, f"{url}/hook", ["key.rotated"], allow_private_network=True)
     await app.adapters.set(tenant.local, agent_id, "http", remote_at(url))
+    queued = await app.runs.start(tenant.local, agent_id, prompt="the work")
+    planned = await app.schedules.create(tenant.local, agent_id, "each morning", "0 9 * * *", "the morning's work")
     ids = {
         "cid": tenant.company.id,
         "agent_id": agent_id,
@@ -247,6 +264,8 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "consent_id": waiting.id,
         "webhook_id": hook.id,
         "run_id": run.id,
+        "queued_id": queued.id,
+        "schedule_id": planned.id,
         "token_id": token_id,
         "name": "github",
     }

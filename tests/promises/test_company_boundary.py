@@ -74,13 +74,20 @@ async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
     task = await app.tasks.create(tenant.local, "a task", assignee=tenant.agent.agent_id())
     await app.tasks.comment(tenant.local, task.id, "a remark")
     await app.memory.write(tenant.agent, "a note")
-    await app.runs.open(tenant.agent)
+    run, _ = await app.runs.open(tenant.agent)
     await app.clients.configure(tenant.local, "slack", client_id="17.17", secret=Sensitive("a-client-secret"))
     await app.flows.begin(tenant.local, Wanted("slack", name="by consent"), session_id=uuid.uuid4())
     hook, _ = await app.outbox.webhooks.create(tenant.local, "https://hooks.example.com/", ["key.rotated"])
     async with tenant.local.scope.transaction() as tx:
+        of_run = {"id": run.id, "company_id": tenant.company.id, "fence": run.fencing_token}
+        await tx.run("run_output_add", streams=["output"], texts=["a word"], **of_run)
         await queue(tx, hook.id, Message(f"evt_{uuid.uuid4().hex}", "key.rotated", "{}"))
     await app.operators.invite(tenant.local, Role.VIEWER)
+    agent = tenant.agent.agent_id()
+    await app.adapters.set(
+        tenant.local, agent, "http", {"url": "http://127.0.0.1:9/work", "allow_private_network": True}
+    )
+    await app.schedules.create(tenant.local, agent, "each morning", "0 9 * * *", "the morning's work")
     return tenant
 
 

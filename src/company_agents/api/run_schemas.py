@@ -5,20 +5,36 @@ What goes in and what comes out of the routes of runs.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field, StrictBool
 
-from company_agents.api.fields import Fence
+from company_agents.api.fields import Fence, Id
 from company_agents.api.schemas import In, Out
+from company_agents.runs.model import LONGEST_HERE, MOST_PROMPT
 from company_agents.runs.model import MOST_TEXT as MOST_REASON
+from company_agents.runs.starting import LEAST_TIME
+
+Seconds = Annotated[int, Field(strict=True, ge=LEAST_TIME, le=LONGEST_HERE)]
+Many = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
 
 
 class NewRun(In):
     """A run of the agent that calls."""
 
     purpose: str = Field("", max_length=MOST_REASON, description="what it is for, in a sentence")
+
+
+class Starting(In):
+    """What an agent is to do, and how far its run may go. A limit beyond those of the agent is lowered to them."""
+
+    agent: Id
+    task: Id | None = None
+    prompt: str = Field("", max_length=MOST_PROMPT)
+    time_limit: Seconds | None = None
+    token_limit: Many | None = Field(None, description="tokens that its calls to models may use")
+    micros_limit: Many | None = Field(None, description="millionths of a US dollar that its calls may cost")
 
 
 class Held(In):
@@ -79,12 +95,39 @@ class RunOut(Out):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    adapter: str | None = Field(description="how it is executed; null: its agent opened it itself")
+    task_id: UUID | None
+    schedule_id: UUID | None
+    started_by: str
+    time_limit: int | None = Field(description="seconds from its first start")
+    token_limit: int | None
+    micros_limit: int | None
+    tokens: int = Field(description="what its calls to models have used so far")
+    micros: int = Field(description="what they have cost, in millionths of a US dollar")
 
 
 class RunWithPins(RunOut):
-    """A run, and the credential versions that it uses."""
+    """A run, what it is to do, and the credential versions that it uses."""
 
+    prompt: str
     pins: list[PinOut]
+
+
+class LineOut(Out):
+    """A piece of what a run put out; it may hold several lines, or end in the middle of one."""
+
+    seq: int
+    fence: int = Field(description="which start of the run it is of")
+    stream: Literal["output", "error", "note"]
+    text: str
+    at: datetime
+
+
+class LinesOut(Out):
+    """What a run has put out; `next` goes into `after` to get what follows, now or later."""
+
+    items: list[LineOut]
+    next: int
 
 
 class RunOpened(RunWithPins):

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # The largest token that is read from a pipe, in bytes; what is longer is no token.
 MOST_STDIN = 64 * 1024
+# As many bytes as a prompt of 50,000 characters may have.
+MOST_PROMPT_BYTES = 200_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Session:
     async def company_of_run(self, run_id: UUID) -> Caller:
         """In the name of a run's company."""
         return await self.company(await self.app.instance.company_of_run(run_id))
+
+    async def company_of_schedule(self, schedule_id: UUID) -> Caller:
+        """In the name of a schedule's company."""
+        return await self.company(await self.app.instance.company_of_schedule(schedule_id))
 
 
 Command = Callable[..., Awaitable[Result]]
@@ -155,6 +161,27 @@ def read_secret(*, from_stdin: bool, prompt: str, what: str = "the token", optio
     if not secret:
         raise WrongUsage(f"{what} is empty", hint=f"pipe it in with {option}, or type it when asked")
     return secret
+
+
+def read_prompt(text: str | None, *, from_stdin: bool) -> str:
+    """
+    What an agent is to do, as it was typed, or from standard input.
+
+    Raises:
+        WrongUsage: both were given, or it is too long, or no text.
+    """
+    if not from_stdin:
+        return text or ""
+    if text is not None:
+        raise WrongUsage("--prompt and --prompt-stdin exclude each other", hint="give one of them")
+    with interruptible():
+        value = sys.stdin.buffer.read(MOST_PROMPT_BYTES + 1) if sys.stdin else b""
+    if len(value) > MOST_PROMPT_BYTES:
+        raise WrongUsage("what came on standard input is too long for a prompt")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise WrongUsage("what came on standard input is no text", hint="a prompt is text in UTF-8") from None
 
 
 def _typed(prompt: str) -> str:

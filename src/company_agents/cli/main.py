@@ -22,6 +22,7 @@ from company_agents.cli import (
     operator,
     panic,
     provider,
+    schedule,
     terminal,
     up,
     webhook,
@@ -47,7 +48,7 @@ cli = typer.Typer(
 up.register(cli)
 importing.register(integration.group)
 consents.register(provider.group)
-for group in (company, agent, operator, provider, integration, key, runs, webhook, audit):
+for group in (company, agent, operator, provider, integration, key, runs, schedule, webhook, audit):
     cli.add_typer(group.group)
 panic.register(cli)
 doctor.register(cli)

@@ -47,6 +47,20 @@ def a_key_id(given: str) -> str:
     raise typer.BadParameter("this is not a key id; one looks like 0b0bb7e27e634a4b")
 
 
+def a_sum(given: str | int) -> int:
+    """
+    Dollars, as millionths of one.
+
+    Raises:
+        BadParameter: this is no sum of money.
+    """
+    text = str(given)
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", text):
+        raise typer.BadParameter("this is not a sum in dollars; one looks like 2.50")
+    whole, _, part = text.partition(".")
+    return int(whole) * 1_000_000 + int(part.ljust(6, "0"))
+
+
 KeyId = Annotated[str | None, typer.Option("--id", parser=a_key_id, metavar="KEY_ID", help="an archived key's id")]
 GoneKeyId = Annotated[
     str | None,
@@ -63,4 +77,6 @@ Limit = Annotated[
 TokenStdin = Annotated[
     bool, typer.Option("--token-stdin", help="read the token from standard input; else it is asked for")
 ]
+Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="what the agent is to do")]
+PromptStdin = Annotated[bool, typer.Option("--prompt-stdin", help="read that from standard input")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

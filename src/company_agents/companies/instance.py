@@ -53,6 +53,15 @@ class Instance:
         """
         return await self._located("locate_run", run_id, "run")
 
+    async def company_of_schedule(self, schedule_id: UUID) -> UUID:
+        """
+        In which company a schedule is. For the command line: it sees all companies.
+
+        Raises:
+            NotFound: there is no such schedule.
+        """
+        return await self._located("locate_schedule", schedule_id, "schedule")
+
     async def _located(self, query: str, row_id: UUID, what: str) -> UUID:
         async with self.db.instance_transaction() as tx:
             row = await tx.one(query, id=row_id)

@@ -1,10 +1,10 @@
 """
-Runs: open, renew, finish, look at, cancel.
+Runs: start, open, claim, renew, finish, look at, cancel.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
@@ -14,10 +14,21 @@ from company_agents.api.callers import GuardedRoute, InCompany, Parts
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
 from company_agents.api.paging import After, Limit
-from company_agents.api.run_schemas import Cancelling, Ending, Held, NewRun, RunOpened, RunOut, RunWithPins
+from company_agents.api.run_schemas import (
+    Cancelling,
+    Ending,
+    Held,
+    LinesOut,
+    NewRun,
+    RunOpened,
+    RunOut,
+    RunWithPins,
+    Starting,
+)
 from company_agents.api.schemas import PageOf
 from company_agents.identity.paging import Page
 from company_agents.runs.model import STATES, Run
+from company_agents.runs.output import MOST_LINES
 
 router = APIRouter(prefix="/v1/companies/{cid}/runs", tags=["runs"], route_class=GuardedRoute)
 
@@ -35,10 +46,11 @@ async def list_runs(
     caller: InCompany,
     agent: Annotated[Id | None, Query()] = None,
     state: State = None,
+    task: Annotated[Id | None, Query()] = None,
     after: After = None,
     limit: Limit = 50,
 ) -> Page[Run]:
-    return await parts.runs.list(caller, agent=agent, state=state, after=after, limit=limit)
+    return await parts.runs.list(caller, agent=agent, state=state, task=task, after=after, limit=limit)
 
 
 @router.post(
@@ -59,9 +71,53 @@ async def open_run(parts: Parts, caller: InCompany, body: NewRun, creation: Crea
     return await creation.answered(caller.scope, caller.label, body, create)
 
 
+@router.post(
+    "/start",
+    status_code=201,
+    response_model=RunWithPins,
+    operation_id="startRun",
+    summary="Start a run of an agent, for a task or a prompt: it is queued, and executed by its adapter",
+)
+async def start_run(parts: Parts, caller: InCompany, body: Starting, creation: Creating) -> Response:
+    async def create() -> BaseModel:
+        given = body.model_dump(exclude={"agent"})
+        return RunWithPins.model_validate(await parts.runs.start(caller, body.agent, **given))
+
+    return await creation.answered(caller.scope, caller.label, body, create)
+
+
 @router.get("/{run_id}", response_model=RunWithPins, operation_id="getRun", summary="One run, with its pins")
 async def get_run(parts: Parts, caller: InCompany, run_id: Id) -> Run:
     return await parts.runs.get(caller, run_id)
+
+
+@router.get(
+    "/{run_id}/output",
+    response_model=LinesOut,
+    operation_id="getRunOutput",
+    summary="What it has put out, without what was taken out of it",
+)
+async def run_output(
+    parts: Parts,
+    caller: InCompany,
+    run_id: Id,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the number of the last piece that is known")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_LINES, description="how many pieces, at most")] = 200,
+) -> dict[str, Any]:
+    lines = await parts.runs.output(caller, run_id, after, limit)
+    return {"items": lines, "next": lines[-1].seq if lines else after}
+
+
+@router.post(
+    "/{run_id}/claim",
+    response_model=RunOpened,
+    operation_id="claimRun",
+    summary="Begin a queued run that was handed over to the agent that calls; its token is shown this once",
+    description="Only for an agent whose adapter is `http`. What `openRun` gives, for work that somebody else has started.",
+)
+async def claim_run(parts: Parts, caller: InCompany, run_id: Id) -> RunOpened:
+    run, token = await parts.runs.claim(caller, run_id)
+    return RunOpened(**RunWithPins.model_validate(run).model_dump(), token=token.reveal_text(), replayed=False)
 
 
 @router.post(

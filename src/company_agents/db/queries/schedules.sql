@@ -42,3 +42,6 @@ WHERE s.id = %(id)s AND s.enabled AND s.next_at <= clock_timestamp() FOR NO KEY 
 
 -- name: schedule_move
 UPDATE schedules SET last_at = next_at, next_at = %(next_at)s, skipped = %(skipped)s, updated_at = now() WHERE id = %(id)s;
+
+-- name: locate_schedule
+SELECT company_id FROM schedules WHERE id = %(id)s;
