@@ -10,7 +10,13 @@ from company_agents.dashboard.named import all_agents, all_integrations, events_
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError
 from company_agents.identity.permissions import Permission
+from company_agents.integrations.costs import Costs
 from company_agents.integrations.status import CONNECTED
+from company_agents.runs.views import Views
+
+RUNS_SHOWN = 5
+_views = Views()
+_costs = Costs()
 
 
 async def start(visit: Visit) -> Response:
@@ -49,6 +55,8 @@ async def show_overview(visit: Visit) -> Response:
     agents = await all_agents(visit)
     found = await visit.app.events.newest(visit.caller.scope.company_id, limit=6)
     hired = [agent for agent in agents if agent.state != "retired"]
+    running = await _views.runs(visit.caller, state="running", limit=RUNS_SHOWN)
+    assert running is not None
     return visit.page(
         "company.html",
         integrations=integrations,
@@ -58,6 +66,8 @@ async def show_overview(visit: Visit) -> Response:
         called=any(agent.token_last_used_at for agent in hired),
         events=await events_of(visit, found),
         key_warnings=await key_warnings(visit),
+        running=running.page,
+        month=await _costs.month(visit.caller),
     )
 
 
