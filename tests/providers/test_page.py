@@ -20,6 +20,7 @@ from company_agents.integrations.provider import (
     read_provider,
 )
 from company_agents.integrations.provider_files import MOST_BYTES, MOST_FILES
+from company_agents.integrations.provider_replies import Addresses, Upload
 
 PAGE = (Path(__file__).parents[2] / "docs" / "providers.md").read_text("utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -27,6 +28,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`[credential]`": CredentialPlace,
     "`[[scopes]]` and `[[oauth.scopes]]`": Scope,
     "`[probe]`": Probe,
+    "`[addresses]`": Addresses,
+    "`[[addresses.uploads]]`": Upload,
     "`[oauth]`": OAuth,
     "`[oauth.refresh]`": Refresh,
 }

@@ -68,6 +68,15 @@ def test_its_hosts_are_of_one_domain_or_those_that_are_known_to_belong_together(
         assert not host[-1].isdigit(), "a name, and no address"
 
 
+@each([provider for provider in ALL if provider.addresses.uploads])
+def test_files_are_sent_to_its_own_domain_only(provider: Provider) -> None:
+    for upload in provider.addresses.uploads:
+        assert {domain(urlsplit(origin).netloc) for origin in upload.origins} == {
+            domain(host) for host in hosts(provider)
+        }
+        assert all(urlsplit(origin).scheme == "https" for origin in upload.origins)
+
+
 @each(ALL)
 def test_a_credential_can_be_connected_to_it(provider: Provider) -> None:
     address = None if provider.base_url else provider.address_hint or "https://api.acme.example"
