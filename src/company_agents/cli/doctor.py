@@ -46,7 +46,7 @@ def register(cli: typer.Typer) -> None:
     def doctor(as_json: AsJson = False) -> None:
         """Look at everything that must be right, and say what is not."""
         settings = settings_of_command()
-        checks = [_home(settings), *_left_behind(settings), _disk(settings), *_provider_files(settings)]
+        checks = [_home(settings), *_left_behind(settings), _disk(settings), *_provider_files(settings), *_prices(settings)]
         # To look is not to make: an instance begins with `up` or with a first command.
         if (settings.home / "db").exists() or settings.database_url is not None:
             checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]
@@ -101,6 +101,16 @@ def _provider_files(settings: Settings) -> list[Check]:
     return [Check("providers", False, str(file), "docs/providers.md has all fields") for file in bad]
 
 
+def _prices(settings: Settings) -> list[Check]:
+    from company_agents.integrations.prices import FILE, Prices
+
+    prices = Prices.at(settings.home)
+    hint = "docs/costs.md has all fields; until it is mended, the shipped prices count"
+    bad = [Check("prices", False, str(file), hint) for file in prices.bad_files()]
+    own = [Check("prices", True, f"{FILE} of your own, read")] if prices.own and prices.own.good() else []
+    return bad or own
+
+
 def _orchestrator(settings: Settings) -> Check:
     url = running_url(settings)
     return Check("orchestrator", True, f"runs at {url}" if url else "does not run on this home now")
@@ -113,7 +123,7 @@ async def _instance(settings: Settings) -> list[Check]:
     start_logging(Redactor(), folder=None, level="error")
     try:
         async with open_app(settings) as app:
-            return [_database(app), *await _keys(app), await _secrets(app), await _audit(app)]
+            return [_database(app), *await _keys(app), await _secrets(app), await _audit(app), await _sandbox(app)]
     except CompanyAgentsError as error:
         return [Check("start", False, error.sentence, error.hint)]
 
@@ -173,3 +183,20 @@ async def _audit(app: App) -> Check:
         detail = f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}"
         return Check("audit", False, detail, "`company-agents audit verify` names them all")
     return Check("audit", True, f"{count(sum(chain.events for chain in chains), 'event')} as written")
+
+
+async def _sandbox(app: App) -> Check:
+    from company_agents.runs.sandbox.proof import prove
+    from company_agents.runs.sandbox.sandbox import Sandbox
+
+    found = await prove(Sandbox(app.settings), app.settings)
+    if found.way is None:
+        # Nothing is wrong with it: not every instance has agents that are processes.
+        what = "install bubblewrap to have agents that are processes"
+        return Check("sandbox", True, f"{found.missing}; {what}")
+    if found.reached:
+        detail = f"a process in it reaches {found.reached[0]}"
+        return Check("sandbox", False, detail, "start no agent that is a process, and see docs/security/sandbox.md")
+    way = "another user" if found.way == "user" else found.way
+    network = "; its network is open" if found.open_network else ""
+    return Check("sandbox", True, f"{way}: of {count(found.tried, 'place')} to keep from it, it reaches none{network}")
