@@ -64,6 +64,13 @@ async def adapter(
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="process: a program that is known here")
     ] = None,
+    program: Annotated[
+        str | None, typer.Option("--program", metavar="PATH", help="process: where that is, if not on the search path")
+    ] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--argument", metavar="WORD", help="process: one more word for the preset; can be repeated"),
+    ] = None,
     run_command: Annotated[
         str | None, typer.Option("--command", metavar="WORDS", help="process: the program and its words, in one text")
     ] = None,
@@ -73,7 +80,7 @@ async def adapter(
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option("--network", metavar="NETWORK", help="process: what it reaches beside us: none, or open"),
+        typer.Option("--network", metavar="NETWORK", help="process: orchestrator (alone), or open"),
     ] = None,
     readable: Annotated[
         list[str] | None,
@@ -83,10 +90,10 @@ async def adapter(
         bool, typer.Option("--unsandboxed", help="process: outside of any sandbox. It CAN READ THE MASTER KEY then")
     ] = False,
     integration: Annotated[
-        str | None, typer.Option("--integration", metavar="NAME", help="llm: the integration, by its name or id")
+        str | None, typer.Option("--integration", metavar="NAME", help="llm, preset: of the model, by name or id")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="llm: what the provider calls it")
+        str | None, typer.Option("--model", metavar="MODEL", help="llm, preset: what the provider calls it")
     ] = None,
     api: Annotated[
         str | None, typer.Option("--api", metavar="API", help="llm: whose interface it has: anthropic or openai")
@@ -113,6 +120,10 @@ async def adapter(
     given: dict[str, dict[str, Any]] = {
         "process": {
             "preset": preset,
+            "program": program,
+            "integration": integration,
+            "model": model,
+            "arguments": argument or None,
             "command": None if run_command is None else _words(run_command),
             "environment": _variables(environment) or None,
             "network": network,
@@ -187,11 +198,12 @@ def _kind(given: dict[str, dict[str, Any]], chosen: dict[str, bool]) -> str:
     kinds = [kind for kind, is_chosen in chosen.items() if is_chosen]
     if len(kinds) != 1:
         raise WrongUsage("say one of --process, --llm, --http URL and --none")
+    taken = given.get(kinds[0], {})
     for other, options in given.items():
-        wrong = [name for name, value in options.items() if value is not None]
-        if other != kinds[0] and wrong:
-            name = "system-stdin" if wrong[0] == "system" else wrong[0].replace("_", "-")
-            raise WrongUsage(f"--{name} is for --{other}")
+        for name, value in options.items():
+            if value is not None and name not in taken:
+                spelled = {"system": "system-stdin", "arguments": "argument"}.get(name, name.replace("_", "-"))
+                raise WrongUsage(f"--{spelled} is for --{other}")
     return kinds[0]
 
 

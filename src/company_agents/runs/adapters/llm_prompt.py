@@ -4,8 +4,14 @@ What a model is told before it begins: who it is, what its work is, and how to e
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from company_agents.runs.adapters.base import Work
 from company_agents.runs.adapters.llm_tools import FINISH
+
+# Characters of a task's comments that a model is given at once; the newest count.
+MOST_COMMENTS = 40_000
 
 _SYSTEM = """\
 You are {agent}, an agent of the company {company}. Your agent id is {agent_id}; this run has the id {run_id}.
@@ -36,8 +42,25 @@ def system_prompt(work: Work, company: str, more: str) -> str:
 
 
 def first_message(prompt: str, task: str | None) -> str:
-    """The work: what it is in words, and the task, as task_get gave it."""
+    """The work: what it is in words, and what task_get gave of the task that those words do not have."""
     parts = [prompt.strip()] if prompt.strip() else []
     if task is not None:
-        parts.append(f"The task, with its comments, as task_get gives it:\n\n{task}")
-    return "\n\n".join(parts) or "There is no task and no prompt. Say so, and end the run."
+        found = json.loads(task)
+        if found["title"] not in prompt:
+            parts.append(f"Your task, {found['id']}: {found['title']}\n\n{found['description']}".strip())
+        parts += _comments(found["comments"])
+    return "\n\n".join(parts)
+
+
+def _comments(found: list[dict[str, Any]]) -> list[str]:
+    """The comments of a task, oldest first, but for old ones where there are many."""
+    kept: list[str] = []
+    left = MOST_COMMENTS
+    for each in reversed(found):
+        said = f"A comment of {each['author']}, {each['created_at']}:\n{each['text']}"
+        left -= len(said)
+        if left < 0:
+            kept.insert(0, "There are older comments, which task_get gives.")
+            break
+        kept.insert(0, said)
+    return kept

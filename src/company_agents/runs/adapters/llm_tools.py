@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcp.client.client import Client
@@ -64,11 +64,11 @@ class Tools:
         """
         async with asyncio.TaskGroup() as group:
             made = [group.create_task(self._call(call)) for call in calls]
-        return [task.result() for task in made]
+        return [replace(task.result(), text=_shortened(task.result().text)) for task in made]
 
     async def read(self, name: str, **arguments: Any) -> str:
         """
-        What a tool gives, as text.
+        What a tool gives, as text, all of it.
 
         Raises:
             Failed: it gives an error.
@@ -91,7 +91,7 @@ class Tools:
                 result = await self.client.call_tool(call.name, call.arguments)
             except MCPError as error:
                 return _error(call, str(error.error.message))
-        return Result(call.id, _shortened(_text(result)), bool(result.is_error))
+        return Result(call.id, _text(result), bool(result.is_error))
 
     def _finish(self, call: Call, given: dict[str, Any]) -> Result:
         outcome, reason = given.get("outcome"), given.get("reason", "")
