@@ -9,6 +9,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
 
 import uvicorn
 
@@ -26,6 +27,23 @@ KEPT = 75
 
 
 class _Server(uvicorn.Server):
+    # What is to end while there is still somebody who answers: runs that are executed here speak to this server.
+    before_exit: Callable[[], Awaitable[None]] | None = None
+    _ending: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Asked to stop. Asked again, it stops at once."""
+        if self._ending is None and self.before_exit is not None:
+            self._ending = asyncio.create_task(self._end(self.before_exit, sig))
+        else:
+            super().handle_exit(sig, frame)
+
+    async def _end(self, before_exit: Callable[[], Awaitable[None]], sig: int) -> None:
+        try:
+            await before_exit()
+        finally:
+            super().handle_exit(sig, None)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The original ends the process with the signal before what is written late has been written.
@@ -70,5 +88,7 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
         if not server.started:
             await serving
             raise Failed("the server did not start")
+        if app.dispatcher is not None:
+            server.before_exit = app.dispatcher.close
         await when_ready(app)
         await serving

@@ -73,6 +73,7 @@ class Dispatcher:
     _executing: set[asyncio.Task[None]] = field(default_factory=set)
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _closing: bool = False
+    _end: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Take runs, and look after them."""
@@ -87,9 +88,12 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Take no more, stop what is under way, and hand it over: another orchestrator goes on within seconds."""
-        if self._closing:
-            return
-        self._closing = True
+        if self._end is None:
+            self._closing = True
+            self._end = asyncio.create_task(self._close(), name="end of runs")
+        await asyncio.shield(self._end)
+
+    async def _close(self) -> None:
         await self.jobs.stop_taking()
         for execution in list(self._running.values()):
             execution.stop(Stop.HAND_OVER)

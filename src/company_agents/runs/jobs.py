@@ -85,6 +85,8 @@ class Jobs:
 
     def start(self, at_once: int) -> None:
         """Listen, and take so many jobs at once; and tell anew of those whose orchestrator died."""
+        # Loaded now: later, calls would wait for it.
+        assert self.app
         self._tasks = [
             asyncio.create_task(self._again(lambda: self._listen(at_once)), name="jobs"),
             asyncio.create_task(self._again(self._reap), name="stalled jobs"),

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -32,12 +32,14 @@ class Workspaces:
     def open(self) -> None:
         """Remove what those have left that were killed, and make our own."""
         make_passable(self.root)
-        for folder in self.root.iterdir():
-            _remove_left(folder)
         # Short: a socket in it has a path of at most 107 bytes.
         own = self.root / uuid4().hex[:8]
-        make_passable(own)
-        self._lock = _locked(own / LOCK)
+        # One after the other: a folder whose lock is not held yet looks as if it had been left behind.
+        with _alone_in(self.root):
+            for folder in self.root.iterdir():
+                _remove_left(folder)
+            make_passable(own)
+            self._lock = _locked(own / LOCK)
         self._own = own
 
     def close(self) -> None:
@@ -60,6 +62,16 @@ class Workspaces:
         finally:
             # It may be large.
             await asyncio.to_thread(remove, folder)
+
+
+@contextlib.contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _locked(path: Path) -> int:
