@@ -75,7 +75,8 @@ class Machine:
         """Nothing of ours but what is needed to find the package."""
         path = os.pathsep.join([str(SOURCES), *(entry for entry in sys.path if "site-packages" in entry)])
         return {
-            "PATH": os.defpath,
+            # Where bubblewrap is, which may be unpacked below .cache.
+            "PATH": os.pathsep.join([os.defpath, str(Path(shutil.which("bwrap") or "/usr/bin/bwrap").parent)]),
             "LANG": "C.UTF-8",
             "COLUMNS": "100",
             "HOME": str(self.home.parent),

@@ -56,8 +56,8 @@ def sandbox(
 ) -> Bubblewrap:
     """How to call it for a process of this user that works in this folder, and may read these places."""
     arguments = ["--unshare-all", "--unshare-user", *(["--share-net"] if open_network else [])]
-    if "--disable-userns" in program.options:
-        arguments.append("--disable-userns")
+    # The second: it is given no environment, but may be a script that sets one for itself.
+    arguments += [option for option in ("--disable-userns", "--clearenv") if option in program.options]
     arguments += ["--hostname", "agent", "--new-session", "--die-with-parent", "--cap-drop", "ALL"]
     arguments += [*_system(), "--proc", "/proc", "--dev", "/dev", *_memory(program, SHARED, "/dev/shm")]  # noqa: S108
     arguments += [*_memory(program, TEMPORARY, "/tmp"), "--dir", "/run", "--dir", "/home"]  # noqa: S108
