@@ -265,7 +265,7 @@ async def test_a_budget_that_is_spent_ends_the_run(app: App, desk: MakeDesk, llm
     here, written = await desk(api), Written()
     await app.limits.set(here.tenant.local, here.tenant.agent.agent_id(), {"month_tokens": 5})
     llm.play(Say("I will look around.", [("whoami", {})]), Say("and go on"))
-    with pytest.raises(Refused, match="^budget: ") as refused:
+    with pytest.raises(Refused, match=r"^budget: ") as refused:
         await here.run(written, "say something")
     assert refused.value.reason == "budget_spent"
     # The one that was let through was paid for; nothing more is asked, and nothing again.

@@ -24,7 +24,7 @@ _KNOWN = re.compile(
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
     r"|://[^/\s:@]*:[^/\s@]+@"
 )
-_BETWEEN_WORDS = re.compile(r"[\s\"'`,;:=&?<>(){}\[\]|]+")
+_BETWEEN_WORDS = re.compile(r"[\s\"'`,;:=&?<>(){}\[\]|/]+")
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # A variable of such a name is meant to hold one, whatever it looks like.
 _NAMED_SO = re.compile(r"(.*[_-])?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)", re.IGNORECASE)
@@ -63,11 +63,7 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _by_chance(word: str) -> bool:
-    """
-    Whether a word, or a part of a path, looks as if it was made by chance: long, of letters and digits in no order.
-    """
-    if "/" in word:
-        return any(map(_by_chance, word.split("/")))
+    """Whether a word looks as if it was made by chance: long, of letters and digits in no order."""
     plain = _SIGNS.sub("", word)
     if _ID.fullmatch(word) or len(plain) < _SHORTEST:
         return False
