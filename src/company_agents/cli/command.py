@@ -68,6 +68,10 @@ class Session:
         """In the name of a schedule's company."""
         return await self.company(await self.app.instance.company_of_schedule(schedule_id))
 
+    async def company_of_approval(self, approval_id: UUID) -> Caller:
+        """In the name of an approval's company."""
+        return await self.company(await self.app.instance.company_of_approval(approval_id))
+
 
 Command = Callable[..., Awaitable[Result]]
 

@@ -14,6 +14,7 @@ from company_agents.cli import consents
 from company_agents.cli.command import Session, command, noun, read_secret
 from company_agents.cli.consents import Flow, Installation, Issuer, OAuthSwitch, Scopes
 from company_agents.cli.options import After, AgentId, CompanyId, Limit, SomeId, TokenStdin, a_number, an_id
+from company_agents.cli.rules import Ask, Only, PerMinute, said
 from company_agents.cli.terminal import Result
 from company_agents.errors import WrongUsage
 
@@ -48,6 +49,9 @@ async def connect(
         typer.Option("--allow", parser=an_id, metavar="ID", help="an agent that may use it; can be repeated"),
     ] = None,
     allow_all: Annotated[bool, typer.Option("--allow-all", help="every agent of the company may use it")] = False,
+    only: Only = None,
+    ask: Ask = None,
+    per_minute: PerMinute = None,
     token_stdin: TokenStdin = False,
     oauth: OAuthSwitch = False,
     issuer: Issuer = None,
@@ -56,6 +60,7 @@ async def connect(
     flow: Flow = None,
 ) -> Result:
     """Connect a provider by API token, or by consent. It is tried at the provider, and then sealed."""
+    rules = said(only, ask, per_minute)
     caller = await session.company(company)
     session.app.providers.get(provider)
     if oauth:
@@ -74,6 +79,7 @@ async def connect(
             allow=tuple(allow or ()),
             allow_all=allow_all,
             installation=installation,
+            rules=rules,
         )
         return Result(await consents.connected(session, caller, wanted, flow))
     if issuer or scope or installation or flow:
@@ -89,6 +95,7 @@ async def connect(
             header=header,
             allow=allow or (),
             allow_all=allow_all,
+            rules=rules,
         )
     )
 
@@ -102,17 +109,32 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
-    """Show an integration: everything but the credential. Of each version, how many runs hold it."""
+    """Show an integration: everything but the credential. Of each version, how many runs hold it; and the rules."""
     caller = await session.company_of_integration(id)
     integration = await session.app.integrations.get(caller, id)
     versions = await session.app.integrations.versions.list(caller.scope, id)
-    return Result({**dataclasses.asdict(integration), "versions": versions})
+    rules = dataclasses.asdict(await session.app.rulebook.get(caller, id))
+    said_of_all = {name: rules[name] for name in ("only", "ask", "per_minute")}
+    return Result({**dataclasses.asdict(integration), **said_of_all, "rules": rules["agents"], "versions": versions})
 
 
 @command(group, "allow")
-async def allow(session: Session, id: SomeId, agent: AgentId) -> Result:
-    """Let an agent use an integration."""
-    return Result(await session.app.integrations.allow(await session.company_of_integration(id), id, agent))
+async def allow(
+    session: Session, id: SomeId, agent: AgentId, only: Only = None, ask: Ask = None, per_minute: PerMinute = None
+) -> Result:
+    """Let an agent use an integration, by rules of its own where some are given. Said again, what is not said stays."""
+    rules = said(only, ask, per_minute)
+    return Result(await session.app.integrations.allow(await session.company_of_integration(id), id, agent, rules))
+
+
+@command(group, "rules")
+async def rules(
+    session: Session, id: SomeId, only: Only = None, ask: Ask = None, per_minute: PerMinute = None
+) -> Result:
+    """Show the rules of an integration; or say what counts for all agents, as far as nothing is said of one by itself."""
+    given = said(only, ask, per_minute)
+    caller = await session.company_of_integration(id)
+    return Result(await session.app.rulebook.set(caller, id, given))
 
 
 @command(group, "disallow")

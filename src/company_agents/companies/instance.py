@@ -62,6 +62,15 @@ class Instance:
         """
         return await self._located("locate_schedule", schedule_id, "schedule")
 
+    async def company_of_approval(self, approval_id: UUID) -> UUID:
+        """
+        In which company an approval is. For the command line: it sees all companies.
+
+        Raises:
+            NotFound: there is no such approval.
+        """
+        return await self._located("locate_approval", approval_id, "approval")
+
     async def _located(self, query: str, row_id: UUID, what: str) -> UUID:
         async with self.db.instance_transaction() as tx:
             row = await tx.one(query, id=row_id)

@@ -4,6 +4,7 @@ What is sealed of a request that a person has to approve, and of the reply to it
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import re
@@ -101,6 +102,24 @@ class AsSent:
     def request(self) -> OutgoingRequest:
         """As it goes out."""
         return OutgoingRequest(self.method, self.path, self.query, self.headers, self.body, self.host)
+
+    @property
+    def url(self) -> str:
+        """Where it goes: exactly as on the wire."""
+        return f"{self.origin}{self.path}{f'?{self.query}' if self.query else ''}"
+
+    @property
+    def text(self) -> str | None:
+        """The body as text; None where it is none."""
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError:
+            return None
+
+    @property
+    def sha256(self) -> str:
+        """Of the body, in hex: for a person to compare."""
+        return hashlib.sha256(self.body).hexdigest()
 
     def digest(self, key: Sensitive) -> bytes:
         """HMAC-SHA256 of all of it, 32 bytes."""

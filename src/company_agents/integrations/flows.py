@@ -223,6 +223,7 @@ class Flows:
                 name=wanted.name,
                 allow=wanted.allow,
                 allow_all=wanted.allow_all,
+                rules=wanted.rules,
                 account=account,
             )
         except CompanyAgentsError as error:

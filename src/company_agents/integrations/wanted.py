@@ -12,6 +12,7 @@ from uuid import UUID
 from company_agents.errors import Failed, Tampered
 from company_agents.integrations.credential import opened_object
 from company_agents.integrations.oauth.model import Endpoints
+from company_agents.integrations.rules import NOTHING_SAID, Rules
 from company_agents.outgoing.destination import Destination
 from company_agents.sensitive import Sensitive
 
@@ -23,7 +24,7 @@ class Wanted:
     """
     A new integration; or, where `integration_id` is set, a new credential for that one, and then only `scopes` and
     `installation` are looked at beside it. No scopes: those of the provider's file. `issuer` is empty for the
-    provider's own. `installation` is that of a GitHub App.
+    provider's own. `installation` is that of a GitHub App. `rules` are for all agents.
     """
 
     provider: str
@@ -37,6 +38,7 @@ class Wanted:
     allow_all: bool = False
     integration_id: UUID | None = None
     installation: str | None = None
+    rules: Rules = NOTHING_SAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +107,7 @@ class Asked:
 def _wanted(form: dict[str, Any]) -> Wanted:
     agents = tuple(UUID(agent) for agent in form["allow"])
     integration = UUID(form["integration_id"]) if form["integration_id"] else None
-    return Wanted(**{**form, "scopes": tuple(form["scopes"]), "allow": agents, "integration_id": integration})
+    # One that was begun by an older version has none.
+    rules = Rules.read(**form["rules"]) if "rules" in form else NOTHING_SAID
+    lists = {"scopes": tuple(form["scopes"]), "allow": agents}
+    return Wanted(**{**form, **lists, "integration_id": integration, "rules": rules})
