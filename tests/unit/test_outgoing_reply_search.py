@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from company_agents.errors import WrongUsage
 from company_agents.outgoing.reply_search import REMOVED, Patterns, Searcher, encodings
+from company_agents.outgoing.spelling import read
 from company_agents.sensitive import Sensitive
 
 VALUE = b"tok-en/with+all=sorts&of\"<things>\\ and ~'space'"
@@ -180,7 +181,7 @@ def test_a_text_that_nearly_is_the_credential_passes_byte_for_byte(
 ) -> None:
     form = data.draw(st.sampled_from(encodings(value)))
     near = form[:-1] + bytes([form[-1] ^ 1]) + form[: len(form) // 2] + form[1:]
-    assume(not any(other in near for other in encodings(value)))
+    assume(not any(other in text for text in (near, read(near)) for other in encodings(value)))
     assert search(value, cut(near, where)) == (near, 0)
 
 

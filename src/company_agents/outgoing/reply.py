@@ -4,7 +4,6 @@ A reply on its way in: decoded, bounded, searched, and only then released.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
@@ -16,6 +15,9 @@ from company_agents.outgoing.failures import FOREIGN
 from company_agents.outgoing.reply_search import Patterns, Searcher
 
 Explain = Callable[[Exception], Exception]
+
+# Stands in no header, and in nothing that is searched for.
+_APART = b"\x01"
 
 
 class StreamedReply:
@@ -34,6 +36,7 @@ class StreamedReply:
         self._host = host
         self._limit = limit
         self._explain = explain
+        self._patterns = patterns
         self._searcher = Searcher(patterns)
         self._decoder = self._searchable()
         self.headers = self._searched_headers()
@@ -59,8 +62,13 @@ class StreamedReply:
         return decoder
 
     def _searched_headers(self) -> CIMultiDictProxy[str]:
+        pairs = header_rules.of_reply(self._response.raw_headers)
+        if not self._patterns.may_be_in(_APART.join(part for pair in pairs for part in pair)):
+            return CIMultiDictProxy(
+                CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
+            )
         found: CIMultiDict[str] = CIMultiDict()
-        for name, value in header_rules.of_reply(self._response.raw_headers):
+        for name, value in pairs:
             # A name cannot hold the words that say what was removed, so the whole header goes.
             if self._searcher.scrub(name) == name:
                 found.add(name.decode("latin-1"), self._searcher.scrub(value).decode("latin-1"))
@@ -86,22 +94,6 @@ class StreamedReply:
         self._check_complete()
         if rest := self._searcher.finish():
             yield rest
-
-    def searched_as_read(self, body: bytes) -> bytes:
-        """
-        A whole body, already searched, searched once more as whoever parses it will read it: base64 may be in lines,
-        JSON lets any character be escaped, and a library may escape one that no other does. Where that finds
-        nothing, the body comes back as it is.
-        """
-        body = self._searcher.scrub_wrapped(body)
-        if b"\\" not in body:
-            return body
-        try:
-            read = json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace")
-        except (ValueError, RecursionError):
-            return body
-        clean = self._searcher.scrub(read)
-        return body if clean == read else clean
 
     async def _raw(self) -> AsyncIterator[bytes]:
         failure: Exception

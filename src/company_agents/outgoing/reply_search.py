@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote_from_bytes
 
 from company_agents.errors import WrongUsage
+from company_agents.outgoing.as_read import AsRead, ReadForms
+from company_agents.outgoing.forms import SHORTEST, Forms
 from company_agents.sensitive import Sensitive
 
-REMOVED = b"[credential removed]"
+__all__ = ["REMOVED", "SHORTEST", "Patterns", "Searcher", "encodings"]
 
-SHORTEST = 8
-"""Bytes; anything shorter would be found by chance."""
+REMOVED = b"[credential removed]"
 
 
 def encodings(value: bytes) -> tuple[bytes, ...]:
@@ -37,12 +38,17 @@ def encodings(value: bytes) -> tuple[bytes, ...]:
     """
     if len(value) < SHORTEST:
         raise WrongUsage(f"a value under {SHORTEST} bytes cannot be searched for")
-    forms = {value, value.hex().encode(), value.hex().upper().encode(), *_base64(value)}
+    forms = set(_unescaped(value))
     forms.update([other for form in forms for other in (*_escaped(form), _wide(form))])
     forms.update(_escaped_throughout(value))
-    # Not a form of its own: what is found without it leaves "=" behind.
-    forms.update((b64encode(value), urlsafe_b64encode(value)))
+    forms.update(_padded(value))
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def _unescaped(value: bytes) -> Iterator[bytes]:
+    """Plain, hex, base64."""
+    yield from (value, value.hex().encode(), value.hex().upper().encode())
+    yield from _base64(value)
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
@@ -57,6 +63,11 @@ def _base64(value: bytes) -> Iterator[bytes]:
         yield form.translate(_URL_SAFE)
 
 
+def _padded(value: bytes) -> tuple[bytes, bytes]:
+    # Not forms of their own: what is found without it leaves "=" behind.
+    return b64encode(value), urlsafe_b64encode(value)
+
+
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -67,7 +78,7 @@ def _middle(value: bytes, before: int) -> bytes:
 
 def _wide(form: bytes) -> bytes:
     """ASCII in UTF-16, of either byte order: both have this in the middle."""
-    return b"\0".join(bytes([byte]) for byte in form)
+    return form.decode("latin-1").encode("utf-16-le")[:-1]
 
 
 _NEVER_ESCAPED = re.compile(rb"[A-Za-z0-9._-]+")
@@ -154,126 +165,82 @@ def _escaped_throughout(value: bytes) -> Iterator[bytes]:
     yield ("\\u" + units.upper().replace(" ", "\\u")).encode()
 
 
-_LINE_END = rb"(?:\r?\n|(?:\\r)?\\n)?"
-
-_HEAD = 8
-"""Bytes of a pattern that a search in C looks for before Python looks closer; every pattern has them."""
-
-
 class Patterns:
     """
     What is searched for, prepared once per call and shared by the searches of headers and body.
     """
 
-    __slots__ = ("base64", "heads", "patterns", "starts")
+    __slots__ = ("as_read", "written")
 
     def __init__(self, values: Iterable[Sensitive]) -> None:
-        values = tuple(values)
-        found = {form for value in values for form in encodings(value.reveal())}
-        self.base64 = tuple(
-            sorted({form for value in values for form in _base64(value.reveal())}, key=len, reverse=True)
-        )
-        self.patterns = tuple(sorted(found, key=len, reverse=True))
-        self.heads = tuple((pattern[:_HEAD], pattern) for pattern in self.patterns)
-        self.starts = frozenset(pattern[:length] for pattern in self.patterns for length in range(1, _HEAD))
+        revealed = [value.reveal() for value in values]
+        self.written = Forms(form for value in revealed for form in encodings(value))
+        self.as_read = ReadForms(form for value in revealed for form in (*_unescaped(value), *_padded(value)))
+
+    def may_be_in(self, text: bytes) -> bool:
+        """Whether it is worth to search a whole text; for most this is the cheapest way to say no."""
+        return any(form in text for form in self.written.all) or self.as_read.may_be_in(text)
 
 
 class Searcher:
     """
-    Removes the patterns from a stream of bytes, in one pass and with the same result for any chunking.
+    Removes the patterns from a stream of bytes, in one pass and with the same result for any chunking: first as they are
+    written, and what is left of the stream as it is read.
 
-    The match that starts earliest counts, and of those the longest. What is held back between
-    chunks is the shortest suffix outside of which nothing can still turn out to be a match.
+    What is held back between chunks is the shortest suffix outside of which nothing can still turn out to be a match.
     """
 
     def __init__(self, patterns: Patterns) -> None:
-        self.hits = 0
         self._patterns = patterns
-        self._held = b""
+        self._written = _AsWritten(patterns.written)
+        self._read = AsRead(patterns.as_read, REMOVED)
+        self._apart = 0
+
+    @property
+    def hits(self) -> int:
+        """In how many places something was removed."""
+        return self._written.hits + self._read.hits + self._apart
 
     def feed(self, chunk: bytes) -> bytes:
         """Take more; return what is safe to release."""
-        return self._search(self._held + chunk, final=False)
+        return self._read.feed(self._written.feed(chunk))
 
     def finish(self) -> bytes:
         """The stream has ended: return the rest."""
-        return self._search(self._held, final=True)
+        return self._read.feed(self._written.finish()) + self._read.finish()
 
     def scrub(self, text: bytes) -> bytes:
         """A whole text, apart from the stream; its hits are counted with the others."""
+        if not self._patterns.may_be_in(text):
+            return text
         other = Searcher(self._patterns)
-        clean = other._search(text, final=True)
-        self.hits += other.hits
+        clean = other.feed(text) + other.finish()
+        self._apart += other.hits
         return clean
 
-    def scrub_wrapped(self, text: bytes) -> bytes:
-        """
-        A whole text, in which base64 was broken into lines, as MIME has it and Ruby and Python do; also where the text is
-        JSON, and the line ends are `\\n`.
-        """
-        joined = text
-        for line_end in (b"\r", b"\n", b"\\r", b"\\n"):
-            joined = joined.replace(line_end, b"")
-        if len(joined) == len(text):
-            return text
-        for form in self._patterns.base64:
-            if form in joined:
-                broken = _LINE_END.join(re.escape(bytes([byte])) for byte in form)
-                text, hits = re.subn(broken, REMOVED, text)
-                self.hits += hits
-        return text
+
+class _AsWritten:
+    """Removes forms from a stream, byte for byte."""
+
+    def __init__(self, forms: Forms) -> None:
+        self.hits = 0
+        self._forms = forms
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        return self._search(self._held + chunk, final=False)
+
+    def finish(self) -> bytes:
+        return self._search(self._held, final=True)
 
     def _search(self, text: bytes, *, final: bool) -> bytes:
-        matches = _Matches(self._patterns.patterns, text)
+        spans, undecided = self._forms.search(text, final=final)
         released: list[bytes] = []
         done = 0
-        undecided = len(text) if final else self._undecided(text, done)
-        while (match := matches.first(done)) and match[0] < undecided:
-            released += (text[done : match[0]], REMOVED)
-            done = match[1]
-            self.hits += 1
-            if not final and undecided < done:
-                undecided = self._undecided(text, done)
+        for start, end in spans:
+            released += (text[done:start], REMOVED)
+            done = end
+        self.hits += len(spans)
         released.append(text[done:undecided])
         self._held = text[undecided:]
         return b"".join(released)
-
-    def _undecided(self, text: bytes, done: int) -> int:
-        """The first place from `done` on where a match could begin that this text does not show the end of."""
-        end = len(text)
-        earliest = end
-        for length in range(1, min(_HEAD, end - done + 1)):
-            if text[end - length :] in self._patterns.starts:
-                earliest = end - length
-        rest = memoryview(text)
-        for head, pattern in self._patterns.heads:
-            at = text.find(head, max(done, end - len(pattern) + 1))
-            while -1 < at < earliest:
-                if pattern.startswith(rest[at:]):
-                    earliest = at
-                    break
-                at = text.find(head, at + 1)
-        return earliest
-
-
-class _Matches:
-    """
-    The matches in one text. Each pattern's next place is remembered until it is passed, so that the
-    text is scanned once per pattern however many matches there are.
-    """
-
-    def __init__(self, patterns: tuple[bytes, ...], text: bytes) -> None:
-        self._text = text
-        self._next = [(at, pattern) for pattern in patterns if (at := text.find(pattern)) != -1]
-
-    def first(self, done: int) -> tuple[int, int] | None:
-        """Start and end of the first match at or after `done`, the longest of those that start there."""
-        if not self._next:
-            return None
-        if any(at < done for at, _ in self._next):
-            again = ((at if at >= done else self._text.find(pattern, done), pattern) for at, pattern in self._next)
-            self._next = [(at, pattern) for at, pattern in again if at != -1]
-        if not self._next:
-            return None
-        start, pattern = min(self._next, key=lambda place: (place[0], -len(place[1])))
-        return start, start + len(pattern)
