@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +43,9 @@ Found = dict[str, Any]
 
 # How often an integration is looked up for one request, where its credential is rotated between that and its opening.
 MOST_LOOKS = 5
+# Seconds from then to the opening of its credential, after which it is looked up once more: whoever was held up for so long,
+# as a process that was stopped, may have lost the run that it calls for.
+HELD_UP = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ class Relay:
             try:
                 use = await opened.enter_async_context(self.store.use(caller.scope, found["secret_id"], **facts))
                 credential = _opened(use)
+                if time.monotonic() - found["looked_at"] > HELD_UP:
+                    await self.find(caller, str(found["id"]), None, again=True)
             except Tampered:
                 reason = "the stored credential was altered: connect it again"
                 await self.integrations.statuses.seen(
@@ -295,6 +301,7 @@ class Relay:
                 hint="nothing takes its place: a new run has the present one",
                 code="credential_cut",
             )
+        row["looked_at"] = time.monotonic()
         return row
 
     async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
