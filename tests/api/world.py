@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from fastapi.routing import APIRoute
 
 from company_agents.api.routes import ROUTERS
 from company_agents.app import App
+from company_agents.errors import ApprovalNeeded
 from company_agents.identity.permissions import Permission as P
 from company_agents.identity.principal import Caller
+from company_agents.integrations.rules import Rules
 from company_agents.integrations.wanted import Wanted
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
@@ -39,6 +42,8 @@ TABLES = {
     "tasks": "*",
     "comments": "*",
     "memory": "*",
+    "approvals": "*",
+    "call_counts": "*",
     "memberships": "*",
     "operator_tokens": "*",
     "idempotency_keys": "*",
@@ -46,6 +51,10 @@ TABLES = {
     "webhook_deliveries": "*",
     "oauth_clients": "*",
     "oauth_flows": "*",
+    "limits": "*",
+    "cost_entries": "*",
+    "spending": "*",
+    "spending_months": "*",
 }
 
 
@@ -146,6 +155,12 @@ SAMPLES: dict[str, Sample] = {
     "remindIntegration": Sample(P.INTEGRATION_ROTATE, lambda world: {"days": 90}),
     "checkIntegration": Sample(P.INTEGRATION_CHECK),
     "deleteIntegration": Sample(P.INTEGRATION_DELETE),
+    "getIntegrationRules": Sample(P.INTEGRATION_READ),
+    "setIntegrationRules": Sample(P.INTEGRATION_ALLOW, lambda world: {"only": ["* /things", "POST /asked"]}),
+    "listApprovals": Sample(P.APPROVAL_READ),
+    "getApproval": Sample(P.APPROVAL_READ),
+    "approveRequest": Sample(P.APPROVAL_DECIDE, lambda world: {}),
+    "refuseRequest": Sample(P.APPROVAL_DECIDE, lambda world: {}),
     "cutRuns": Sample(P.RUN_CUT, lambda world: {}),
     "openRun": Sample(P.RUN_OPEN, lambda world: {}),
     "startRun": Sample(P.RUN_START, lambda world: {"agent": world.ids["agent_id"], "prompt": "the work"}),
@@ -182,6 +197,13 @@ SAMPLES: dict[str, Sample] = {
     "createMemory": Sample(P.MEMORY, lambda world: {"content": "a note"}),
     "replaceMemory": Sample(P.MEMORY, lambda world: {"content": "another note"}),
     "deleteMemory": Sample(P.MEMORY),
+    "getLimits": Sample(P.LIMITS_READ),
+    "setLimits": Sample(P.LIMITS_MANAGE, lambda world: {"month_micros": 50_000_000, "runs_at_once": None}),
+    "getAgentLimits": Sample(P.LIMITS_READ),
+    "setAgentLimits": Sample(P.LIMITS_MANAGE, lambda world: {"run_tokens": 100_000}),
+    "listCosts": Sample(P.COSTS_READ),
+    "getCostSummary": Sample(P.COSTS_READ),
+    "getCostMonth": Sample(P.COSTS_READ),
     "listWebhooks": Sample(P.WEBHOOK_READ),
     "getWebhook": Sample(P.WEBHOOK_READ),
     "listDeliveries": Sample(P.WEBHOOK_READ),
@@ -240,8 +262,14 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     tenant = await make()
     agent_id = tenant.agent.agent_id()
     integration = await app.integrations.connect(
-        tenant.local, "generic", Sensitive(GOOD), base_url=url, allow_private_network=True, allow=[agent_id]
+        *(tenant.local, "generic", Sensitive(GOOD)),
+        base_url=url,
+        allow_private_network=True,
+        allow=[agent_id],
+        rules=Rules.read(ask=["POST /asked"], per_minute=1_000_000),
     )
+    with pytest.raises(ApprovalNeeded) as needed:
+        await app.requests.request(tenant.agent, str(integration.id), "POST", "/asked", body={"a": 1})
     task = await app.tasks.create(tenant.local, "a task", assignee=agent_id)
     await app.tasks.comment(tenant.local, task.id, "a remark")
     note = await app.memory.write(tenant.agent, "a note of its own")
@@ -264,6 +292,7 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "consent_id": waiting.id,
         "webhook_id": hook.id,
         "run_id": run.id,
+        "approval_id": needed.value.facts["approval"],
         "queued_id": queued.id,
         "schedule_id": planned.id,
         "token_id": token_id,

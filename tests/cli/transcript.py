@@ -28,6 +28,8 @@ from tests.cli.processes import Done
 ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 ANY = {
     "time": r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?\+00:00|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?Z",
+    "day": r"\d{4}-\d\d-\d\d",
+    "month": r"\d{4}-\d\d",
     "n": r"\d+",
     "mac": r"[0-9a-f]{64}",
     "short": r"[0-9a-f]{8}",

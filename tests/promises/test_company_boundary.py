@@ -20,6 +20,7 @@ from company_agents.app import App
 from company_agents.errors import NotFound, Unauthenticated
 from company_agents.identity.permissions import Role
 from company_agents.identity.tokens import new_agent_token, new_run_token
+from company_agents.integrations.usage import Usage
 from company_agents.integrations.wanted import Wanted
 from company_agents.outbox.events import Message
 from company_agents.outbox.webhooks import queue
@@ -83,6 +84,8 @@ async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
         await tx.run("run_output_add", streams=["output"], texts=["a word"], **of_run)
         await queue(tx, hook.id, Message(f"evt_{uuid.uuid4().hex}", "key.rotated", "{}"))
     await app.operators.invite(tenant.local, Role.VIEWER)
+    await app.limits.set(tenant.local, None, {"month_tokens": 1000})
+    await app.spending.record(tenant.agent, uuid.uuid4(), "anthropic", Usage(model="a-model", input_tokens=5))
     agent = tenant.agent.agent_id()
     await app.adapters.set(
         tenant.local, agent, "http", {"url": "http://127.0.0.1:9/work", "allow_private_network": True}

@@ -46,7 +46,13 @@ def register(cli: typer.Typer) -> None:
     def doctor(as_json: AsJson = False) -> None:
         """Look at everything that must be right, and say what is not."""
         settings = settings_of_command()
-        checks = [_home(settings), *_left_behind(settings), _disk(settings), *_provider_files(settings), *_prices(settings)]
+        checks = [
+            _home(settings),
+            *_left_behind(settings),
+            _disk(settings),
+            *_provider_files(settings),
+            *_prices(settings),
+        ]
         # To look is not to make: an instance begins with `up` or with a first command.
         if (settings.home / "db").exists() or settings.database_url is not None:
             checks += [_orchestrator(settings), *asyncio.run(_instance(settings))]

@@ -12,13 +12,16 @@ import typer
 from company_agents import __version__
 from company_agents.cli import (
     agent,
+    approval,
     audit,
     company,
     consents,
+    costs,
     doctor,
     importing,
     integration,
     key,
+    limits,
     operator,
     panic,
     provider,
@@ -48,8 +51,9 @@ cli = typer.Typer(
 up.register(cli)
 importing.register(integration.group)
 consents.register(provider.group)
-for group in (company, agent, operator, provider, integration, key, runs, schedule, webhook, audit):
+for group in (company, agent, operator, provider, integration, key, runs, approval, schedule, limits, webhook, audit):
     cli.add_typer(group.group)
+costs.register(cli)
 panic.register(cli)
 doctor.register(cli)
 

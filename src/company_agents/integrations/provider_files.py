@@ -129,6 +129,8 @@ def _facts(path: Path) -> tuple[object, ...]:
 
 
 def _names(folder: Path, only: str | None) -> list[str]:
+    if only is not None and not os.path.lexists(folder / only):
+        return []
     try:
         status = folder.stat()
     except FileNotFoundError:
