@@ -139,7 +139,7 @@ async def test_streams_of_one_session_are_bounded_and_one_that_is_closed_makes_r
     here = await tenant()
     person = await member(app, here.local, Role.VIEWER)
     other = await member(app, here.local, Role.VIEWER)
-    async with _several(person, address, _board(here.local), live.MOST_OF_SESSION):
+    async with _Several(person, address, _board(here.local), live.MOST_OF_SESSION):
         async with listening(person, address, _board(here.local)) as stream:
             assert stream.response.status_code == 429
             assert stream.response.headers["Retry-After"] == "10"
@@ -239,24 +239,23 @@ async def test_sealing_breaks_off_every_stream(both: tuple[App, App], olga: Pers
     async def no_door(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nothing of this test is for this door")
 
-    async with served(Front(both[0], no_door)) as url:
-        async with listening(olga, url, _board(company)) as stream:
-            await stream.until("column-cancelled")
-            try:
-                await both[0].panic.seal("local:tester")
-                async with asyncio.timeout(PROMISED):
-                    with pytest.raises(Exception, match=r"peer|incomplete|closed|chunked"):
-                        await stream.rest()
-                async with listening(olga, url, _board(company)) as refused:
-                    assert refused.response.status_code == 503
-            finally:
-                await both[0].panic.unseal("local:tester")
-                for one in both:
-                    assert one.replica is not None
-                    await one.replica.beat()
+    async with served(Front(both[0], no_door)) as url, listening(olga, url, _board(company)) as stream:
+        await stream.until("column-cancelled")
+        try:
+            await both[0].panic.seal("local:tester")
+            async with asyncio.timeout(PROMISED):
+                with pytest.raises(Exception, match=r"peer|incomplete|closed|chunked"):
+                    await stream.rest()
+            async with listening(olga, url, _board(company)) as refused:
+                assert refused.response.status_code == 503
+        finally:
+            await both[0].panic.unseal("local:tester")
+            for one in both:
+                assert one.replica is not None
+                await one.replica.beat()
 
 
-class _several:  # noqa: N801
+class _Several:
     """So many streams at once."""
 
     def __init__(self, person: Person, address: str, path: str, count: int) -> None:

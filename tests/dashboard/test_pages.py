@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import re
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,6 +34,23 @@ async def _slack(app: App, here: Any, provider_address: str, **options: Any) -> 
     return await app.integrations.connect(
         here.local, "slack", Sensitive(FIRST_TOKEN), base_url=provider_address, allow_private_network=True, **options
     )
+
+
+@dataclass(frozen=True)
+class World:
+    """A company with an integration; somebody who may only look, and an owner of another company. No test changes any of it."""
+
+    here: Any
+    integration: Any
+    viewer: Person
+    stranger: Person
+
+
+@pytest.fixture(scope="module")
+async def world(app: App, tenant: Any, provider_address: str) -> World:
+    here, there = await tenant(), await tenant()
+    viewer, stranger = await member(app, here.local, Role.VIEWER), await member(app, there.local, Role.OWNER)
+    return World(here, await _slack(app, here, provider_address), viewer, stranger)
 
 
 def _filled(page: Page, here: Any, integration_id: object, person_id: object = None) -> str:
@@ -67,12 +85,8 @@ def test_every_dangerous_permission_that_a_person_has_is_asked_for_by_some_page(
 
 
 @pytest.mark.parametrize("page", COMPANY_ACTS, ids=lambda page: page.path)
-async def test_a_viewer_sees_no_way_to_act_and_is_refused(
-    app: App, tenant: Any, provider_address: str, page: Page
-) -> None:
-    here = await tenant()
-    integration = await _slack(app, here, provider_address)
-    viewer = await member(app, here.local, Role.VIEWER)
+async def test_a_viewer_sees_no_way_to_act_and_is_refused(app: App, world: World, page: Page) -> None:
+    here, integration, viewer = world.here, world.integration, world.viewer
     path = _filled(page, here, integration.id, viewer.operator.id)
     async with viewer.client() as browser:
         refused = await browser.post(path, data={"name": "x", "token": SECOND_TOKEN, "who": "all", "role": "owner"})
@@ -86,6 +100,10 @@ async def test_a_viewer_sees_no_way_to_act_and_is_refused(
             f"/integrations/{integration.id}",
             "/agents",
             f"/agents/{here.agent.agent_id()}",
+            "/tasks",
+            "/runs",
+            "/schedules",
+            "/costs",
         ):
             found = await browser.get(f"/companies/{here.company.id}{shown}")
             assert found.status_code == 200
@@ -95,20 +113,17 @@ async def test_a_viewer_sees_no_way_to_act_and_is_refused(
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "{company" in page.path], ids=lambda page: page.path)
-async def test_another_company_reads_like_one_that_does_not_exist(
-    app: App, tenant: Any, provider_address: str, page: Page
-) -> None:
-    here, there = await tenant(), await tenant()
-    stranger = await member(app, there.local, Role.OWNER)
-    path = _filled(page, here, uuid.uuid4(), (await member(app, here.local, Role.VIEWER)).operator.id)
-    async with stranger.client() as browser:
+async def test_another_company_reads_like_one_that_does_not_exist(world: World, page: Page) -> None:
+    here = world.here
+    path = _filled(page, here, uuid.uuid4(), world.viewer.operator.id)
+    async with world.stranger.client() as browser:
         found = await (browser.get(path) if page.show else browser.post(path))
     assert found.status_code == 404
     assert here.company.name not in found.text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.for_anybody], ids=lambda page: page.path)
-async def test_whoever_is_not_signed_in_is_sent_to_sign_in(app: App, tenant: Any, page: Page) -> None:
+async def test_whoever_is_not_signed_in_is_sent_to_sign_in(app: App, page: Page) -> None:
     path = re.sub(r"\{[^}]+:uuid\}", str(uuid.uuid4()), page.path).replace("{provider}", "slack")
     async with client(app) as browser:
         found = await (browser.get(path) if page.show else browser.post(path))
@@ -131,10 +146,9 @@ def test_every_page_that_shows_a_token_asks_for_it() -> None:
 
 @pytest.mark.parametrize("page", CONFIRMED, ids=lambda page: page.path)
 async def test_what_is_dangerous_asks_for_the_password_and_does_nothing_before(
-    app: App, somebody: Person, tenant: Any, provider_address: str, page: Page, monkeypatch: pytest.MonkeyPatch
+    app: App, somebody: Person, world: World, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = await tenant()
-    integration = await _slack(app, here, provider_address)
+    here, integration = world.here, world.integration
     monkeypatch.setattr("company_agents.identity.sessions.CONFIRMED_MINUTES", 0)
     path = _filled(page, here, integration.id, somebody.operator.id)
     asked = f"/confirm?return={path.replace('/', '%2F')}"
@@ -421,7 +435,8 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         assert "Use of an integration refused" in (await browser.get(audit, params={"kind": "integration."})).text
         # Kinds that are only in the other log are not offered.
         assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {
-            *("credential", "integration", "consent", "provider", "agent", "run", "member", "webhook", "secret")
+            *("credential", "integration", "consent", "provider", "agent", "run", "schedule", "member", "webhook"),
+            "secret",
         }
         instance = await browser.get("/audit")
         assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {

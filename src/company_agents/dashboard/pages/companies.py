@@ -63,7 +63,7 @@ async def show_overview(visit: Visit) -> Response:
         agents=hired,
         troubled=[integration for integration in integrations if integration.status != CONNECTED],
         allowed=any(integration.allow_all or integration.agents for integration in integrations),
-        called=any(agent.token_last_used_at for agent in hired),
+        called=any(agent.token_last_used_at or agent.adapter for agent in hired),
         events=await events_of(visit, found),
         key_warnings=await key_warnings(visit),
         running=running.page,
