@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from company_agents.app import App
-from company_agents.errors import CompanyAgentsError, Refused, Unauthenticated, WrongUsage
+from company_agents.errors import CompanyAgentsError, Refused, Unauthenticated, Unavailable, WrongUsage
 from company_agents.gateway import address, passes, presented
 from company_agents.gateway.address import Address, Base
 from company_agents.gateway.answers import UNEXPECTED, refusal
@@ -23,11 +23,14 @@ from company_agents.identity.principal import Caller
 from company_agents.integrations.relayed import Relayed
 from company_agents.integrations.uploads import Uploads
 from company_agents.outgoing.client import OutgoingRequest
+from company_agents.outgoing.reply import StreamedReply
 
 Scope = MutableMapping[str, Any]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LONGEST_WAIT = 300
+# Bytes of an answer that goes as one: what was compressed may be long.
+MOST_AT_ONCE = 256 * 1024
 
 # What a provider tells browsers about its own site, which this is not; and what only we say.
 _NOT_OURS = frozenset(
@@ -105,7 +108,7 @@ class Gateway:
             rewriting = self._rewriting(scope, asked, relayed, caller, token)
             headers = [(name, rewriting.header(name, value)) for name, value in relayed.headers.items()]
             kind = relayed.headers.get("Content-Type", "")
-            await answer.given(relayed.status, headers, rewriting.body(kind, relayed.body()))
+            await answer.given(relayed, headers, rewriting.body(kind, relayed.body()))
 
     def _rewriting(self, scope: Scope, asked: Address, relayed: Relayed, caller: Caller, token: str) -> Rewriting:
         destination = relayed.destination
@@ -128,7 +131,7 @@ class Gateway:
             private=good_for.allow_private,
         )
         async with upload as reply:
-            await answer.given(reply.status, list(reply.headers.items()), reply.body())
+            await answer.given(reply, list(reply.headers.items()), reply.body())
 
 
 class _Answer:
@@ -140,16 +143,31 @@ class _Answer:
         self._client = client
         self._has_begun = False
 
-    async def given(self, status: int, headers: list[tuple[str, str]], body: AsyncIterator[bytes]) -> None:
-        """A provider's answer, as it comes."""
+    async def given(
+        self, reply: Relayed | StreamedReply, headers: list[tuple[str, str]], body: AsyncIterator[bytes]
+    ) -> None:
+        """A provider's answer, as it comes; one that is short and here already goes as one."""
+        status = reply.status
+        if not 200 <= status <= 599:
+            raise Unavailable("the service answered with a status that there is not")
         sent = [
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers if _is_for_client(name)
         ]
-        await self._begin(status, sent + _HARMLESS)
-        async for piece in body:
-            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        sent += _HARMLESS
+        first, is_all = await _at_once(body) if reply.has_arrived else (b"", False)
+        if self._scope["method"] == "HEAD":
+            sent += [] if reply.length is None else [(b"content-length", b"%d" % reply.length)]
+        elif is_all and status not in (204, 304):
+            sent.append((b"content-length", b"%d" % len(first)))
+        await self._begin(status, sent)
+        if first and not is_all:
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
+        if not is_all:
+            first = b""
+            async for piece in body:
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         self._client.is_answered = True
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": first})
 
     async def refused(self, error: CompanyAgentsError) -> None:
         """An answer of our own. Where another has begun, it stays without an end, and the server breaks the connection."""
@@ -169,6 +187,16 @@ class _Answer:
             headers = [*headers, (b"connection", b"close")]
         self._has_begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _at_once(body: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """The first of a body that waits for nobody, and whether that is all."""
+    first = b""
+    async for piece in body:
+        first += piece
+        if len(first) > MOST_AT_ONCE:
+            return first, False
+    return first, True
 
 
 def _is_for_client(name: str) -> bool:

@@ -48,6 +48,16 @@ class Relayed:
         """The headers that are for the caller, searched."""
         return self.reply.headers
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether all of the body is here, so that reading it waits for nobody."""
+        return not isinstance(self.reply, StreamedReply) or self.reply.has_arrived
+
+    @property
+    def length(self) -> int | None:
+        """To HEAD: how many bytes GET would have, where that is known."""
+        return self.reply.length if isinstance(self.reply, StreamedReply) else None
+
     async def body(self) -> AsyncIterator[bytes]:
         """
         The body, decoded and searched, in pieces.

@@ -46,6 +46,18 @@ class StreamedReply:
         """In how many places the credential stood, so far."""
         return self._searcher.hits
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether all of the body is here, so that reading it waits for nobody."""
+        return self._response.content.is_eof()
+
+    @property
+    def length(self) -> int | None:
+        """To HEAD: how many bytes GET would have, where that is said and they are not encoded."""
+        said = self._response.headers.get("Content-Length", "")
+        plain = "Content-Encoding" not in self._response.headers
+        return int(said) if self._response.method == "HEAD" and plain and said.isdigit() else None
+
     def _searchable(self) -> decoding.Decoder:
         if self.status == 206:
             raise Refused(f"{self._host} answered with a part of the content (206), which cannot be searched")
