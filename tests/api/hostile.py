@@ -154,6 +154,7 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     "assignee": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "agent": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "state": ("", "RUNNING", "running%00", "running%20", "%00", quote(CODE[1]), "a" * 5000),
+    "wait": (*_NUMBERS[1:], "301"),
     "query": ("%00", "a%00b", "a" * 1001),
     "keep_consent": ("%00", "perhaps", "2", "", "a" * 300, "%ff"),
     "issuer": ("%00", "https://a%00b.example", "nowhere", "a" * 2001, "%ff", quote(CODE[0]), quote(CODE[1])),
@@ -279,10 +280,10 @@ _VALUES: tuple[Any, ...] = (NUL, HALF, 1e400, [[[]]], {"a": {}}, -1, 10**400, 0.
 # Fields that take anything, because it is for a provider.
 _ANYTHING = {"body", "query", "headers"}
 # Fields that are compared or read by a person, and so hold nothing that does not show.
-_SEEN = {"name", "agent", "provider", "base_url", "status", "token"}
-_OPTIONAL = {"allow_private_network", "base_url", "method", "status", "name"}
+_SEEN = {"name", "agent", "provider", "base_url", "status", "token", "only"}
+_OPTIONAL = {"allow_private_network", "base_url", "method", "status", "name", "only"}
 # Where null is a value.
-_NULL = {"days"}
+_NULL = {"days", "only"}
 
 
 def _fields(body: dict[str, Any], call: Attempt) -> Iterator[Attempt]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictInt
 
 from company_agents.api.fields import Id, Name, Secret
 from company_agents.api.schemas import In, IntegrationOut, Out
@@ -59,6 +59,11 @@ class NewConsent(In):
     scopes: list[str] = Field(default=[], max_length=100, description="default: those of the provider")
     allow: list[Id] = Field(default=[], max_length=1000, description="agents that may use it")
     allow_all: StrictBool = Field(False, description="every agent of the company may use it")
+    only: list[str] | None = Field(None, max_length=100, description="rules for all agents: nothing else may be called")
+    ask: list[str] | None = Field(None, max_length=100, description="rules for all agents: a person approves it first")
+    per_minute: StrictInt | None = Field(
+        None, ge=0, le=1_000_000, description="calls of an agent in a minute; 0: no limit"
+    )
     installation: str | None = Field(None, max_length=20, description="of a GitHub App")
     integration: Id | None = Field(None, description="rotate this one; then only scopes are looked at beside it")
 

@@ -66,8 +66,9 @@ def problem(
     *,
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, str]] = (),
+    facts: Mapping[str, str] | None = None,
 ) -> Response:
-    """One error as a response; `errors` says field by field what is wrong."""
+    """One error as a response; `errors` says field by field what is wrong, `facts` what belongs to it."""
     content: dict[str, Any] = {
         "type": "about:blank",
         "title": _PHRASES.get(status) or HTTPStatus(status).phrase,
@@ -78,6 +79,8 @@ def problem(
     }
     if errors:
         content["errors"] = list(errors)
+    if facts:
+        content["facts"] = dict(facts)
     return Response(
         json.dumps(content).encode(),
         status,
@@ -107,7 +110,7 @@ async def _ours(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = "1"
     if error.http_status >= 500:
         log.warning("failed", code=error.reason, sentence=error.sentence, **_route(request))
-    return problem(error.http_status, error.reason, error.sentence, error.hint, headers=headers)
+    return problem(error.http_status, error.reason, error.sentence, error.hint, headers=headers, facts=error.facts)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

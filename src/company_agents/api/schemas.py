@@ -51,6 +51,7 @@ class Problem(Out):
     detail: str = Field(description="one sentence")
     code: str = Field(description="what programs tell errors apart by")
     hint: str = Field(description="what one can do; may be empty")
+    facts: dict[str, str] | None = Field(None, description="what belongs to it, as the id of an approval")
     errors: list[WrongField] | None = Field(None, description="field by field, where fields are wrong")
 
 
@@ -135,6 +136,11 @@ class NewIntegration(In):
     header: str | None = Field(None, max_length=MOST_NAME, description="for `generic`: where the token goes")
     allow: list[Id] = Field(default=[], max_length=1000, description="agents that may use it")
     allow_all: StrictBool = Field(False, description="every agent of the company may use it")
+    only: list[str] | None = Field(None, max_length=100, description="rules for all agents: nothing else may be called")
+    ask: list[str] | None = Field(None, max_length=100, description="rules for all agents: a person approves it first")
+    per_minute: StrictInt | None = Field(
+        None, ge=0, le=1_000_000, description="calls of an agent in a minute; 0: no limit"
+    )
 
 
 class NewToken(In):
@@ -211,6 +217,7 @@ class Call(In):
     query: dict[str, Any] = Field(default={}, description="text, numbers, or lists of them")
     headers: dict[str, str] = Field(default={})
     body: Any = Field(None, description="an object or a list (sent as JSON), or a text")
+    wait: StrictInt = Field(0, ge=0, le=300, description="seconds to wait for a person's approval, where one is needed")
 
 
 class Answer(Out):

@@ -55,7 +55,7 @@ class Asking:
             TooMany: this agent has as many waiting as it may.
         """
         approval_id = await self._asked(caller, found, request)
-        row = await self._over(caller, approval_id, wait)
+        row = await self.over(caller, approval_id, wait)
         if row["state"] in UNDER_WAY:
             raise ApprovalNeeded(approval_id, row["expires_at"])
         return await self._collected(caller, approval_id)
@@ -69,7 +69,7 @@ class Asking:
         """
         caller.require(Permission.APPROVAL_READ)
         caller.agent_id()
-        row = await self._over(caller, approval_id, wait)
+        row = await self.over(caller, approval_id, wait)
         reply = None
         if row["state"] == "done" and row["reply"] is not None:
             reply = await self._collected(caller, approval_id)
@@ -130,8 +130,13 @@ class Asking:
             )
         return approval_id
 
-    async def _over(self, caller: Caller, approval_id: UUID, wait: float) -> dict[str, Any]:
-        """An approval once it has ended, or as it is after `wait` seconds. Nothing is held meanwhile."""
+    async def over(self, caller: Caller, approval_id: UUID, wait: float) -> dict[str, Any]:
+        """
+        An approval once it has ended, or as it is after `wait` seconds. Nothing is held meanwhile.
+
+        Raises:
+            NotFound: it is not there, or another's.
+        """
         clock = asyncio.get_running_loop()
         until, pause = clock.time() + min(wait, MOST_WAIT), _LOOK_AGAIN
         while True:

@@ -71,7 +71,7 @@ class Requests:
         outgoing_headers, content = _encoded(headers or {}, body)
         request = OutgoingRequest(method.upper(), path, _query(query or {}), outgoing_headers, content)
         async with self.relay.open(caller, integration, request, wait=wait, whole=True) as relayed:
-            return _shown(relayed.status, relayed.headers, await relayed.whole())
+            return shown_reply(relayed.status, relayed.headers, await relayed.whole())
 
 
 def _query(query: Query) -> str:
@@ -115,7 +115,8 @@ def _utf8(text: str) -> bytes:
         raise WrongUsage("the body is not text that can be sent") from None
 
 
-def _shown(status: int, given: CIMultiDictProxy[str], body: bytes) -> Reply:
+def shown_reply(status: int, given: CIMultiDictProxy[str], body: bytes) -> Reply:
+    """A reply that was read as a whole, in words."""
     headers: dict[str, str] = {}
     for name, value in given.items():
         key = name.lower()

@@ -19,6 +19,7 @@ from company_agents.identity.paging import Page
 from company_agents.integrations.clients import ClientInfo
 from company_agents.integrations.devices import Waiting
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.rules import Rules
 from company_agents.integrations.wanted import Wanted
 
 clients = APIRouter(prefix="/v1/companies/{cid}/clients", tags=["consents"], route_class=GuardedRoute)
@@ -88,6 +89,7 @@ async def begin_consent(parts: Parts, caller: InCompany, body: NewConsent, creat
         allow_all=body.allow_all,
         integration_id=body.integration,
         installation=body.installation,
+        rules=Rules.read(body.only, body.ask, body.per_minute),
     )
 
     async def create() -> BaseModel:

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from company_agents.api.approval_schemas import Allowing
 from company_agents.api.callers import GuardedRoute, InCompany, Parts, SendingRoute
 from company_agents.api.fields import Id
 from company_agents.api.idempotency import Creating
@@ -31,6 +32,7 @@ from company_agents.api.schemas import (
 from company_agents.errors import Refused, WrongUsage
 from company_agents.identity.paging import Page
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.rules import Rules
 from company_agents.integrations.versions import Cut
 
 _PREFIX = "/v1/companies/{cid}/integrations"
@@ -71,6 +73,7 @@ async def connect_integration(parts: Parts, caller: InCompany, body: NewIntegrat
             header=body.header,
             allow=body.allow,
             allow_all=body.allow_all,
+            rules=Rules.read(body.only, body.ask, body.per_minute),
         )
         return IntegrationOut.model_validate(connected)
 
@@ -95,10 +98,10 @@ async def get_integration(parts: Parts, caller: InCompany, integration_id: Id) -
     "/{integration_id}/allow",
     response_model=IntegrationOut,
     operation_id="allowAgent",
-    summary="Let an agent use it",
+    summary="Let an agent use it, by rules of its own where some are given; what is not said stays",
 )
-async def allow_agent(parts: Parts, caller: InCompany, integration_id: Id, body: Whom) -> Integration:
-    return await parts.integrations.allow(caller, integration_id, body.agent)
+async def allow_agent(parts: Parts, caller: InCompany, integration_id: Id, body: Allowing) -> Integration:
+    return await parts.integrations.allow(caller, integration_id, body.agent, body.rules())
 
 
 @router.post(
@@ -187,6 +190,7 @@ async def send_request(parts: Parts, caller: InCompany, integration_id: Id, body
             query=body.query,
             headers=body.headers,
             body=body.body,
+            wait=body.wait,
         )
     except RecursionError:
         raise WrongUsage("the body is nested too deeply") from None
