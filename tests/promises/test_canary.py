@@ -72,6 +72,7 @@ def _tell(told: Told) -> None:
         days.operator_tokens(story)
         days.agents(story)
         days.webhooks(story)
+        days.remote_agents(story)
         days.connecting(story)
         days.rotating(story)
         days.calling(story)
@@ -140,8 +141,8 @@ def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> Non
     assert len([name for name in told.opened if name.startswith("audit_key/")]) >= len(told.story.keys)
     # A run's is deleted when its lease ends, which may be before this looks.
     assert kinds - {"run_token"} == {
-        *("agent_token", "audit_head_key", "audit_key", "integration", "oauth_client", "oauth_flow", "operator_token"),
-        *("operator_totp", "webhook"),
+        *("agent_adapter", "agent_token", "audit_head_key", "audit_key", "integration", "oauth_client", "oauth_flow"),
+        *("operator_token", "operator_totp", "webhook"),
     }
     for name, value in told.opened.items():
         assert told.story.canaries.found(Place("a secret", value)), f"{name} is new: give it a canary"

@@ -15,7 +15,7 @@ from tests.cli.processes import Up
 from tests.database.processes import postmaster, wait_gone, wait_stopped
 from tests.promises.canary import places
 from tests.promises.canary.provider import ECHOES, FAULTS
-from tests.promises.canary.search import Place, token_like
+from tests.promises.canary.search import Place, made_up, token_like
 from tests.promises.canary.story import Story
 
 REMOVED = b"[credential removed]"
@@ -107,6 +107,36 @@ def runs(story: Story) -> None:
         if name.endswith("ends"):
             assert doors.rest(token, "POST", f"{api}/{made['id']}/finish", fence).status == 200
             assert doors.tool(token, "whoami", {}).status == 401
+
+
+def remote_agents(story: Story) -> None:
+    """The runs of each agent are handed over from now on: set at another door for each, and the secret rotated there."""
+    doors, api, pages = story.doors, f"/v1/companies/{story.company}/agents", f"/companies/{story.company}/agents"
+    for who, door in (("ann", "page"), ("ben", "rest"), ("cid", "cli")):
+        agent, first, second = story.agents[who], f"first secret handed to {who}", f"secret handed to {who}"
+        key = f"query of the address of {who}"
+        story.canaries.plant(key, made_up(key))
+        url = f"{story.slack.url}/runs?key={made_up(key)}"
+        path, rotate = f"{agent}/adapter", f"{agent}/adapter/rotate-secret"
+        if door == "page":
+            form = {"kind": "http", "url": url, "private_network": "yes"}
+            story.webhook_secret(doors.page(story.cookie, f"{pages}/{path}", form, shown={first}).text, first)
+            seen = re.findall(r'name="seen" value="([^"]+)"', doors.page(story.cookie, f"{pages}/{rotate}").text)[0]
+            text = doors.page(story.cookie, f"{pages}/{rotate}", {"seen": seen}, shown={second}).text
+        elif door == "rest":
+            body = {"adapter": "http", "config": {"url": url, "allow_private_network": True}}
+            made = doors.rest(story.operator_token, "PUT", f"{api}/{path}", body, shown={first}).json
+            story.webhook_secret(made["secret"], first)
+            text = doors.rest(story.operator_token, "POST", f"{api}/{rotate}", shown={second}).text
+        else:
+            words = ("agent", "adapter", "--id", agent, "--http", url, "--allow-private-network")
+            # What is typed is the operator's own affair.
+            story.webhook_secret(doors.json(*words, shown={first})["secret"], first)
+            text = doors.json("agent", "rotate-secret", "--id", agent, shown={second})["secret"]
+        story.webhook_secret(text, second)
+        assert made_up(key) not in doors.page(story.cookie, f"{pages}/{path}").text
+        doors.json("agent", "show", "--id", agent)
+        assert doors.rest(story.operator_token, "GET", f"{api}/{agent}").json["adapter"] == "http"
 
 
 def webhooks(story: Story) -> None:
