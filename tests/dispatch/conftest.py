@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from company_agents.app import App, open_app
-from company_agents.errors import Failed
+from company_agents.errors import Conflict, Failed
 from company_agents.identity.principal import Caller
 from company_agents.runs.adapters.base import Kind, Outcome, Output, Work
 from company_agents.runs.dispatch import Dispatcher
@@ -36,7 +36,7 @@ SHORT = 2.0
 class Scripted:
     """Does what it is told: by default it puts out a word, and is done."""
 
-    kind: Kind = "process"
+    kind: Kind = "llm"
     begun: list[Work] = field(default_factory=list)
     stopped: list[UUID] = field(default_factory=list)
     # What is awaited in each start.
@@ -79,6 +79,19 @@ class Orchestrator:
     dispatcher: Dispatcher
     adapter: Scripted
 
+    def works(self, run_id: UUID) -> list[Work]:
+        """The starts of a run here."""
+        return [work for work in self.adapter.begun if work.run_id == run_id]
+
+    async def begins(self, run_id: UUID) -> Work:
+        """The newest start of a run here, once there is one."""
+
+        async def look() -> list[Work]:
+            return self.works(run_id)[-1:]
+
+        [work] = await until(look, "the run was not begun")
+        return work
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -110,6 +123,11 @@ class Desk:
         run = await self.run(run_id)
         return run if run.state in states else None
 
+    async def events(self, run_id: UUID) -> list[str]:
+        """What is on record of a run, oldest first."""
+        events = reversed(await self.app.events.newest(self.tenant.company.id, limit=1000))
+        return [event["action"] for event in events if event.get("run") == str(run_id)]
+
     async def set(self, **columns: Any) -> None:
         """Change the agent."""
         text = ", ".join(f"{name} = %({name})s" for name in columns)
@@ -133,16 +151,27 @@ async def superuser(app: App) -> AsyncIterator[Past]:
         yield connection
 
 
+MakeDesk = Callable[..., Awaitable[Desk]]
+
+
 @pytest.fixture
-def desk(
-    app: App, tenant: Callable[[], Awaitable[Tenant]], superuser: Past
-) -> Callable[..., Awaitable[Desk]]:
-    async def make(adapter: str = "process") -> Desk:
+async def desk(app: App, tenant: Callable[[], Awaitable[Tenant]], superuser: Past) -> AsyncIterator[MakeDesk]:
+    made: list[Desk] = []
+
+    async def make(adapter: str = "llm") -> Desk:
         found = Desk(app, await tenant(), superuser)
         await found.set(adapter=adapter)
+        made.append(found)
         return found
 
-    return make
+    yield make
+    # Nothing of it is left for the orchestrators of other tests.
+    for each in made:
+        await sql(superuser, "DELETE FROM schedules WHERE company_id = %(c)s", c=each.tenant.company.id)
+        for state in ("queued", "running"):
+            for run in (await app.runs.list(each.local, state=state, limit=200)).items:
+                with contextlib.suppress(Conflict):
+                    await app.runs.cancel(each.local, run.id)
 
 
 Orchestrate = Callable[..., Awaitable[Orchestrator]]

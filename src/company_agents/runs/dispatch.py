@@ -40,8 +40,6 @@ BEAT = 1.0
 BEAT_TIME = 3.0
 # Seconds between two looks for what nobody holds or tells of.
 LOOK = 2.0
-# Seconds before the end of its lease at which a start is stopped that could not renew it: another may take it on then.
-MARGIN = 2.0
 # Seconds that a stop of this orchestrator waits for its adapters to end, and for the runs to be handed over.
 STOP_TIME = 15.0
 # Runs of one company that one look tells of.
@@ -131,8 +129,8 @@ class Dispatcher:
 
     async def _execute(self, claimed: Claimed) -> None:
         adapter = self.adapters[claimed.row["adapter"]]
-        given = (claimed, adapter, self.moves, self.url, self.clean, claimed.lease_ends)
-        execution = self._running[claimed.run.id] = Execution(*given)
+        execution = Execution(claimed, adapter, self.moves, self.url, self.clean)
+        self._running[claimed.run.id] = execution
         if self._closing:
             execution.stop(Stop.HAND_OVER)
         try:
@@ -152,13 +150,9 @@ class Dispatcher:
     async def beat(self) -> None:
         """
         Once: ask how the runs are that are executed here, stop those that are not ours any more or over their limits, and
-        renew what is to be renewed. What the database does not answer in time ends with its lease, by the clock of this
-        process, and a moment before another could take it on.
+        renew what is to be renewed.
         """
         watched = list(self._running.values())
-        for execution in watched:
-            if time.monotonic() >= execution.lease_ends - min(MARGIN, self.moves.lease / 10):
-                execution.stop(Stop.OVER)
         if not watched:
             return
         async with asyncio.timeout(BEAT_TIME):
@@ -166,8 +160,11 @@ class Dispatcher:
             ids = array_text(execution.id for execution in watched)
             fences = array_text(execution.fence for execution in watched)
             rows = {row["n"]: row for row in await self.db.call("runs_watched", (companies, ids, fences))}
-            for n, execution in enumerate(watched, 1):
-                await self._follow(execution, rows.get(n))
+            # Side by side: one that hangs keeps none of the others from being renewed.
+            await asyncio.gather(
+                *(self._follow(execution, rows.get(n)) for n, execution in enumerate(watched, 1)),
+                return_exceptions=True,
+            )
 
     async def _follow(self, execution: Execution, row: Mapping[str, object] | None) -> None:
         if row is None or not row["holds"]:
@@ -188,7 +185,7 @@ class Dispatcher:
         async with execution.claimed.scope.transaction() as tx:
             held = {"id": execution.id, "fence": execution.fence}
             if await tx.run("run_renew", lease=lease, longest=LONGEST, **held):
-                execution.lease_ends = asked + lease
+                execution.held_until(asked + lease)
 
     async def look(self) -> None:
         """Once, in all companies: end leases that ran out, start what is due, and tell of what waits and has no job."""

@@ -29,6 +29,12 @@ from company_agents.sensitive import Sensitive
 AGAIN = 1.0
 # Seconds that an adapter has to go by itself, after its agent has finished the run over the API.
 GRACE = 5.0
+# Seconds before the end of its lease at which a start is stopped that could not renew it, and at most this part of the lease:
+# another may take it on then.
+MARGIN = 2.0
+MARGIN_PART = 0.1
+# Seconds that an adapter has to end what it has started, before it is told once more: a cancellation can be lost.
+PATIENCE = 20.0
 
 log = structlog.stdlib.get_logger("company_agents.runs")
 
@@ -59,8 +65,8 @@ class Claimed:
 @dataclass
 class Execution:
     """
-    From its claim to its end. `lease_ends` moves with each renewal; who renews is the dispatcher, who also says when it is to
-    stop.
+    From its claim to its end. Who renews its lease is the dispatcher, who also says when it is to stop. Where nobody renews it,
+    it stops by the clock of this process, whatever hangs, and a moment before another could take it on.
     """
 
     claimed: Claimed
@@ -68,10 +74,12 @@ class Execution:
     moves: Moves
     url: str
     clean: Callable[[str], str]
-    lease_ends: float
+    lease_ends: float = 0.0
     stopped: Stop | None = None
     _adapter_task: asyncio.Task[Outcome] | None = None
+    _told_at: float = -PATIENCE
     _grace: asyncio.TimerHandle | None = None
+    _end_of_lease: asyncio.TimerHandle | None = None
 
     @property
     def id(self) -> UUID:
@@ -87,8 +95,19 @@ class Execution:
         """Stop the adapter, which ends what it has started. The first reason counts, but for one that leaves nothing to write."""
         if self.stopped is None or why in (Stop.OVER, Stop.SEALED):
             self.stopped = why
-        if self._adapter_task is not None and not self._adapter_task.done():
+        # Once: what it awaits while it ends something is not to be broken off.
+        now = time.monotonic()
+        if self._adapter_task is not None and not self._adapter_task.done() and now - self._told_at > PATIENCE:
+            self._told_at = now
             self._adapter_task.cancel()
+
+    def held_until(self, lease_ends: float) -> None:
+        """Until when it is held, by the monotonic clock."""
+        self.lease_ends = lease_ends
+        if self._end_of_lease is not None:
+            self._end_of_lease.cancel()
+        left = lease_ends - time.monotonic() - min(MARGIN, self.moves.lease * MARGIN_PART)
+        self._end_of_lease = asyncio.get_running_loop().call_later(max(left, 0), self.stop, Stop.OVER)
 
     def let_go(self) -> None:
         """Its agent has ended the run over the API: what executes it may go by itself, and is stopped where it does not."""
@@ -98,15 +117,17 @@ class Execution:
     async def run(self, workspace: Path) -> None:
         """Execute it, and write down how it ended."""
         claimed = self.claimed
+        self.held_until(claimed.lease_ends)
         output = RunLog(claimed.scope, self.id, self.fence, claimed.token, self.clean)
-        await output.start()
         try:
+            await output.start()
             outcome = await self._executed(workspace, output)
-        finally:
-            if self._grace is not None:
-                self._grace.cancel()
             await output.close()
-        await self._end(outcome)
+            await self._end(outcome)
+        finally:
+            for timer in (self._grace, self._end_of_lease):
+                if timer is not None:
+                    timer.cancel()
 
     async def _executed(self, workspace: Path, output: RunLog) -> Outcome:
         run = self.claimed.run
