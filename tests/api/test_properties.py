@@ -26,6 +26,7 @@ from schemathesis import Case, GenerationMode
 from company_agents.api.callers import MOST_BODY, MOST_SENT
 from company_agents.app import App
 from company_agents.identity.permissions import Role
+from company_agents.integrations.asking import MOST_WAIT
 from tests.api.conftest import Ask, People, Person, Provider, serving
 from tests.api.hostile import CODE, Attempt, good, spoiled
 from tests.api.strange import odd
@@ -149,6 +150,11 @@ def _say_generated(scene: Scene, route: Route, things: World, mode: GenerationMo
 
 def _aim(route: Route, things: World, case: Case, well: bool) -> None:
     """Have a generated body speak of things that there are. No provider beyond this machine is ever called."""
+    for place in (case.query, case.body):
+        wait = place.get("wait") if isinstance(place, dict) else None
+        # Nobody decides meanwhile, so who waits does that to the end.
+        if isinstance(place, dict) and isinstance(wait, int) and 0 < wait <= MOST_WAIT:
+            place["wait"] = 1
     if not isinstance(case.body, dict):
         return
     if route.operation == "connectIntegration":
