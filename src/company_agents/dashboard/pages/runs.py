@@ -25,7 +25,7 @@ from company_agents.runs.views import RunList, RunView, Views
 # Pieces of output in a page that is loaded; all of it is a click away.
 SHOWN = 1000
 # Looks at a run that has ended, until its page is told that nothing more will come.
-LAST_LOOKS = 4
+LAST_LOOKS = 2
 # At a time, of all of its output.
 _BATCH = 500
 
