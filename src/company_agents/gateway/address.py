@@ -61,6 +61,8 @@ def read(raw_path: bytes, query: bytes) -> Address:
 
 def _first(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
+    if not first:
+        raise _nowhere()
     return first, slash + rest
 
 
