@@ -127,7 +127,8 @@ async def _events(visit: Visit, feed: Feed) -> AsyncIterator[str]:
     yield f"retry: {RETRY * 1000}\n\n"
     ends = time.monotonic() + LONGEST
     looks = 0
-    while time.monotonic() < ends:
+    # One that stops waits for nobody who only watches: the browser comes back, here or to another.
+    while time.monotonic() < ends and not (visit.app.dispatcher and visit.app.dispatcher.closing):
         looks += 1
         try:
             if looks % SESSION_AT == 0:

@@ -107,6 +107,11 @@ class Dispatcher:
             execution.stop(Stop.SEALED)
 
     @property
+    def closing(self) -> bool:
+        """Whether this orchestrator stops."""
+        return self._closing
+
+    @property
     def running(self) -> int:
         """How many runs are executed here."""
         return len(self._running)
