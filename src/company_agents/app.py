@@ -54,6 +54,7 @@ from company_agents.integrations.sending import SWEEP_EVERY as APPROVALS_EVERY
 from company_agents.integrations.sending import Sending
 from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import Statuses
+from company_agents.integrations.streams import Streams
 from company_agents.integrations.turns import Turns
 from company_agents.integrations.versions import Versions
 from company_agents.keysources.base import KeySource, open_source
@@ -217,7 +218,10 @@ async def open_app(
         statuses = Statuses(audit)
         refresher = Refresher(Attempts(store, statuses, REFRESH_LEASE), audit, providers, clients, oauth)
         checks = Checks(store, outgoing, providers, statuses, refresher)
-        integrations = Integrations(store, audit, outgoing, providers, Versions(store), statuses, checks)
+        open_streams = Streams(store)
+        stack.callback(open_streams.close)
+        versions = Versions(store, closed=open_streams.closed_everywhere)
+        integrations = Integrations(store, audit, outgoing, providers, versions, statuses, checks)
         spending = Spending(audit, Prices.at(settings.home), settings.call_limit)
         stack.push_async_callback(spending.close)
         approvals = Approvals(store, audit)
@@ -226,6 +230,7 @@ async def open_app(
             *(store, audit, outgoing, integrations, refresher, spending, asking),
             turns=Turns(settings.company_calls, settings.call_timeout / 2),
             streams=Turns(settings.company_streams, 0, "streams"),
+            open_streams=open_streams,
             call_time=settings.call_timeout,
             idle_time=settings.stream_idle,
             reply_limit=settings.call_limit,
@@ -266,6 +271,8 @@ async def open_app(
         replica = Replica(db, held, panic.drop, panic.restore) if long_lived else None
         if replica is not None:
             await replica.start()
+            open_streams.replica = replica.id
+            replica.checks.append(open_streams.check)
             stack.push_async_callback(replica.close)
         dispatcher = None
         if replica is not None:
@@ -295,7 +302,7 @@ async def open_app(
             store=store,
             identity=identity,
             companies=Companies(db, audit),
-            agents=Agents(store, audit),
+            agents=Agents(store, audit, open_streams.closed_everywhere),
             adapters=adapters,
             limits=Limits(audit, spending.changed),
             spending=spending,

@@ -156,6 +156,10 @@ class Database:
         """
         return await self._ask(self._pool, query, params)
 
+    async def call_ahead(self, query: str, params: Sequence[Any]) -> list[Row]:
+        """The same, over the connection of the look-ups: callers may hold all the others."""
+        return await self._ask(self._look_ups, query, params)
+
     async def look_up(self, query: str, company_id: UUID, row_id: UUID) -> Row | None:
         """
         A row by its company and id, through a named statement that takes many of both and sets the scope of each; see

@@ -4,6 +4,7 @@ Agents: hire, pause, resume, retire, and their tokens.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -50,6 +51,8 @@ class Agents:
 
     store: SecretStore
     audit: AuditLog
+    # Waits, after a commit, until no stream goes on that is no longer allowed.
+    closed: Callable[[], Awaitable[None]]
 
     async def create(self, caller: Caller, name: str) -> tuple[Agent, Sensitive]:
         """
@@ -90,7 +93,8 @@ class Agents:
 
     async def rotate_token(self, caller: Caller, agent_id: UUID) -> tuple[Agent, Sensitive]:
         """
-        Give an agent a new token; the old one is refused from the moment that this returns.
+        Give an agent a new token; the old one is refused from the moment that this returns, and what was opened with it
+        has ended.
 
         Raises:
             NotFound: no such agent.
@@ -104,6 +108,7 @@ class Agents:
             await self.store.replace(tx, _secret_name(agent_id), token)
             agent = await agent_in(tx, agent_id)
             await self.audit.append(caller.scope.company_id, "agent.token_rotated", actor=caller.label, agent=agent_id)
+        await self.closed()
         return agent, token
 
     async def pause(self, caller: Caller, agent_id: UUID) -> Agent:
@@ -129,6 +134,8 @@ class Agents:
                 await self.audit.append(
                     caller.scope.company_id, f"agent.{state}", actor=caller.label, agent=agent_id, name=agent.name
                 )
+        if state != "active":
+            await self.closed()
         return agent
 
 

@@ -64,7 +64,9 @@ class Identity:
         if row["agent_state"] != "active":
             raise self._refused(row["agent_state"], agent=claim.agent_id)
         self.store.used(claim.company_id, row["id"])
-        principal = Principal(Kind.AGENT, row["agent_name"], Via.TOKEN, claim.agent_id, claim.company_id)
+        principal = Principal(
+            *(Kind.AGENT, row["agent_name"], Via.TOKEN, claim.agent_id, claim.company_id), token_at=row["made_at"]
+        )
         return Caller(principal, CompanyScope(claim.company_id, self.db))
 
     async def run(self, token: str) -> Caller:

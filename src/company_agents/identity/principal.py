@@ -5,6 +5,7 @@ The caller.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -42,6 +43,8 @@ class Principal:
     ceiling: Role | None = None
     run_id: UUID | None = None
     fence: int | None = None
+    # When the token of an agent was made that it showed: a new one ends what was opened with it.
+    token_at: datetime | None = None
 
     @property
     def label(self) -> str:

@@ -279,7 +279,7 @@ class Integrations:
 
     async def disallow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:
         """
-        No longer let an agent use an integration; counts at its next call.
+        No longer let an agent use an integration; counts at its next call, and what it has open ends before this returns.
 
         Raises:
             NotFound: no such integration or agent in this company.
@@ -295,6 +295,7 @@ class Integrations:
         async with caller.scope.transaction() as tx:
             if await tx.run("integration_disallow", integration_id=integration_id, agent_id=agent_id):
                 await self._record(caller, "integration.disallowed", integration_id, agent=agent_id)
+        await self.versions.closed()
         return await self.get(caller, integration_id)
 
     async def allow_all(self, caller: Caller, integration_id: UUID, on: bool) -> Integration:
@@ -305,6 +306,8 @@ class Integrations:
             await tx.run("integration_allow_all", id=integration_id, on=on)
             action = "integration.allowed" if on else "integration.disallowed"
             await self._record(caller, action, integration_id, agent="all")
+        if not on:
+            await self.versions.closed()
         return await self.get(caller, integration_id)
 
     async def check(self, caller: Caller, integration_id: UUID) -> Integration:

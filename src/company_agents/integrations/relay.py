@@ -30,6 +30,7 @@ from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.relayed import Relayed
 from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
+from company_agents.integrations.streams import Hold, Streams
 from company_agents.integrations.turns import Turn, Turns
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
@@ -56,6 +57,7 @@ class Relay:
     Args:
         turns: calls that wait for the head of their reply.
         streams: replies that are read as they come.
+        open_streams: those that are open, each for as long as its caller may have it.
         call_time: seconds for a whole call whose reply is not streamed.
         idle_time: seconds in which nothing of a streamed call has to move.
         reply_limit: bytes of a reply that is not streamed.
@@ -71,6 +73,7 @@ class Relay:
     asking: Asking
     turns: Turns
     streams: Turns
+    open_streams: Streams
     call_time: float
     idle_time: float
     reply_limit: int
@@ -171,7 +174,6 @@ class Relay:
                     # A new token will change that.
                     seen_by = "refresh"
             await self.judge(caller, provider, found, relayed.status, problem, seen_by)
-            # Here a reply that is streamed is held for as long as its caller may have it.
             yield relayed
 
     @contextlib.asynccontextmanager
@@ -200,11 +202,14 @@ class Relay:
                 )
                 raise
             follows = functools.partial(rules.may_follow, found)
-            async with self.streamed(
-                request, credential.destination, credential.token, follows=follows, whole=whole
-            ) as reply:
+            async with (
+                self._held(caller, found, use) as hold,
+                self.streamed(
+                    *(_watched(request, hold), credential.destination, credential.token), follows=follows, whole=whole
+                ) as reply,
+            ):
                 costs = self.spending.reading(caller, found["id"], provider, request, reply.status, reply.headers)
-                relayed = Relayed(found["id"], provider, credential.destination, reply, costs)
+                relayed = Relayed(found["id"], provider, credential.destination, reply, costs, hold)
                 result = "failed"
                 try:
                     yield relayed
@@ -224,6 +229,17 @@ class Relay:
                     )
                     if costs is not None:
                         await costs.ended()
+
+    @contextlib.asynccontextmanager
+    async def _held(self, caller: Caller, found: Found, use: Use) -> AsyncIterator[Hold]:
+        """For as long as the caller may have it; that it was cut off is on record."""
+        hold: Hold | None = None
+        try:
+            async with self.open_streams.held(caller, found["id"], found["version"], found["mark"]) as hold:
+                yield hold
+        finally:
+            if hold is not None and hold.closed is not None:
+                use.ended(**{**use.outcome, "result": "cut"})
 
     @contextlib.asynccontextmanager
     async def streamed(
@@ -272,9 +288,16 @@ class Relay:
             by: dict[str, Any] = {"id": UUID(integration), "name": None}
         except ValueError:
             by = {"id": None, "name": integration}
-        agent_id, run_id = caller.agent_id(), caller.principal.run_id
+        agent_id, run_id, token_at = caller.agent_id(), caller.principal.run_id, caller.principal.token_at
+        mark = self.open_streams.mark()
         async with caller.scope.transaction() as tx:
-            which = {"agent_id": agent_id, "run_id": run_id, "fence": caller.principal.fence, **by}
+            which = {
+                "agent_id": agent_id,
+                "run_id": run_id,
+                "fence": caller.principal.fence,
+                "token_at": token_at,
+                **by,
+            }
             row = await tx.one("integration_for_use", **which)
             if row is not None and run_id is not None and not row["is_pinned"]:
                 # Allowed after the run began: it is pinned at its first use.
@@ -301,7 +324,7 @@ class Relay:
                 hint="nothing takes its place: a new run has the present one",
                 code="credential_cut",
             )
-        row["looked_at"] = time.monotonic()
+        row["looked_at"], row["mark"] = time.monotonic(), mark
         return row
 
     async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
@@ -348,11 +371,16 @@ def _opened(use: Use) -> Credential:
 async def _refusal(relayed: Relayed) -> str | None:
     """What the reply says against the credential. Some providers say so in the body, with a status that says yes."""
     kind = relayed.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    says = relayed.provider.refused_codes and (kind == "application/json" or kind.endswith("+json"))
+    is_read = kind == "application/json" or kind.endswith("+json") or relayed.status == 403
+    says = relayed.provider.refused_codes and is_read
     if relayed.status != 401 and not says:
         return None
     reply = OutgoingReply(relayed.status, relayed.headers, await relayed.beginning())
     return refusal(relayed.provider, reply, strict=False)
+
+
+def _watched(request: OutgoingRequest, hold: Hold) -> OutgoingRequest:
+    return request if isinstance(request.body, bytes) else replace(request, body=hold.watched(request.body))
 
 
 async def _prolonging(body: AsyncIterable[bytes], clock: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:

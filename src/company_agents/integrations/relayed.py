@@ -13,6 +13,7 @@ from multidict import CIMultiDictProxy
 from company_agents.integrations.approval_forms import KeptReply
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.spending import Tally
+from company_agents.integrations.streams import Hold
 from company_agents.outgoing.destination import Destination
 from company_agents.outgoing.reply import StreamedReply
 
@@ -32,6 +33,7 @@ class Relayed:
     destination: Destination
     reply: StreamedReply | KeptReply
     costs: Tally | None = None
+    hold: Hold | None = None
     size: int = 0
     # Whether the last byte was read.
     ended: bool = False
@@ -64,6 +66,7 @@ class Relayed:
 
         Raises:
             Refused: it is larger than the limit, or not what its content encoding says.
+            Refused: whoever asked for it is no longer allowed to (`stream_cut`).
             Unavailable: it broke off.
         """
         while self._first:
@@ -94,6 +97,8 @@ class Relayed:
 
     async def _read(self) -> AsyncIterator[bytes]:
         async for piece in self.reply.body():
+            if self.hold is not None and self.hold.must_ask:
+                await self.hold.go_on()
             self.size += len(piece)
             if self.costs is not None:
                 self.costs.feed(piece)

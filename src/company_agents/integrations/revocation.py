@@ -98,6 +98,7 @@ class Revocation:
         integration = await self.integrations.get(caller, integration_id)
         if keep_consent:
             await self._deleted(caller, integration, frozenset(), anyhow=True)
+            await self.integrations.versions.closed()
             return
         deadline = asyncio.get_running_loop().time() + MOST_SECONDS
         asked: set[tuple[int, int]] = set()
@@ -110,6 +111,7 @@ class Revocation:
                 if await self._end_with_it(caller, integration, row, None if beside else deadline):
                     asked.add(_which(row))
             if await self._deleted(caller, integration, asked, anyhow=not left):
+                await self.integrations.versions.closed()
                 return
 
     async def _end_with_it(

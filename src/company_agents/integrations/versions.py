@@ -33,6 +33,10 @@ MOST_TRIES = 4
 Revoke = Callable[[CompanyScope, UUID, int, Credential], Awaitable[bool]]
 
 
+async def nothing_open() -> None:
+    """Where nobody relays anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """A credential version, without its value; `runs` hold it."""
@@ -58,11 +62,13 @@ class Cut:
 class Versions:
     """
     The credential versions of integrations. What takes a transaction wants the integration locked in it, unless it says
-    otherwise. `revoke` is how a version that has gone is revoked at its provider.
+    otherwise. `revoke` is how a version that has gone is revoked at its provider; `closed` waits, after a commit, until no
+    stream goes on that is no longer allowed.
     """
 
     store: SecretStore
     revoke: Revoke | None = None
+    closed: Callable[[], Awaitable[None]] = nothing_open
 
     async def add(
         self, tx: Any, integration_id: UUID, version: int, credential: Credential, provider: Provider

@@ -37,7 +37,9 @@ class Replica:
     on_unseal: Callable[[], Awaitable[None]]
     id: UUID = field(default_factory=uuid4)
     problem: str = ""
-    _task: asyncio.Task[None] | None = None
+    # Called every second, each after the other, also while a beat waits for a slow key source.
+    checks: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Give the first sign, and one every second from now on."""
@@ -45,12 +47,14 @@ class Replica:
         async with self.db.transaction(None) as tx:
             await tx.run("replicas_forget", id=self.id)
         await self.beat()
-        self._task = asyncio.create_task(self._run(), name="replica")
+        self._tasks = [
+            asyncio.create_task(_every(BEAT, self.beat, "no sign of life could be given"), name="replica"),
+            asyncio.create_task(_every(BEAT, self._check, "a check failed"), name="replica checks"),
+        ]
 
     async def close(self) -> None:
         """Give no more signs, and say good-bye."""
-        if self._task is not None:
-            await ended(self._task)
+        await ended(*self._tasks)
         try:
             async with self.db.transaction(None) as tx:
                 await tx.run("replicas_forget", id=self.id)
@@ -77,13 +81,9 @@ class Replica:
         elif not self.held.sealed:
             self.problem = ""
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT)
-            try:
-                await self.beat()
-            except Exception as error:
-                log.warning("no sign of life could be given: %s", type(error).__name__)
+    async def _check(self) -> None:
+        for check in self.checks:
+            await check()
 
     async def _said(self) -> tuple[datetime | None, list[str]]:
         held = array_text(key.key_id for key in self.held.ring.keys)
@@ -107,3 +107,12 @@ class Replica:
             return
         lost = [key_id for key_id in missing if key_id not in self.held.ring]
         self.problem = f"the key {lost[0]} is not in the key source" if lost else ""
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]], else_say: str) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception as error:
+            log.warning("%s: %s", else_say, type(error).__name__)

@@ -194,8 +194,8 @@ class Runs:
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str = "") -> Run:
         """
-        End somebody's run: its token is refused from the moment that this returns. What executes it here is stopped within
-        seconds.
+        End somebody's run: its token is refused from the moment that this returns, and its open streams have ended. What
+        executes it here is stopped within seconds.
 
         Raises:
             NotFound: no such run in this company.
@@ -210,6 +210,7 @@ class Runs:
             if run.state != "cancelled":
                 raise Conflict(f"this run is {run.state}: there is nothing to cancel", code="run_over")
         await self._let_go(caller, left)
+        await self.versions.closed()
         return run
 
     async def cut(
@@ -217,7 +218,7 @@ class Runs:
     ) -> Cut:
         """
         Cut runs off from the versions of an integration that they hold: from one, from every, else from all that drain.
-        Counts at their next call, on every replica.
+        Counts at their next call, on every replica; their open streams have ended when this returns.
 
         Raises:
             NotFound: no such integration, or no such version of it.
@@ -232,6 +233,7 @@ class Runs:
                     hint="`company-agents integration show --id ID` lists them",
                 )
             cut = await self.versions.cut(tx, integration_id, caller.label, version=version, every=every)
+        await self.versions.closed()
         # What was asked for is done by now; the sweep tries this again.
         with contextlib.suppress(Exception):
             await self.versions.revoke_retired(caller.scope, caller.label, integration_id)

@@ -39,6 +39,8 @@ JOIN credential_versions v ON v.integration_id = i.id
 WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR a.agent_id IS NOT NULL)
   -- The door has looked; but a call may have waited for its turn since.
   AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active')
+  AND (%(token_at)s::timestamptz IS NULL OR EXISTS (SELECT FROM secrets t
+        WHERE t.name = 'agent_token/' || %(agent_id)s::uuid AND t.company_id = i.company_id AND t.updated_at = %(token_at)s))
   AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs r WHERE r.id = %(run_id)s
         AND r.agent_id = %(agent_id)s AND r.state = 'running' AND r.fence = %(fence)s::bigint
         AND r.lease_until > clock_timestamp()));
