@@ -5,6 +5,7 @@ Pages that stay up to date: what a stream tells, whom, for how long, and what it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 
 from company_agents.app import App
 from company_agents.asgi import Front
-from company_agents.dashboard import live
+from company_agents.dashboard import dashboard_app, live
 from company_agents.db.database import Tx
 from company_agents.identity.permissions import Role
 from company_agents.identity.principal import Caller
 from tests.dashboard.people import Person, member
 from tests.dashboard.standin import served
 from tests.dashboard.streams import listening
+from tests.dispatch.conftest import Orchestrate, orchestrator  # noqa: F401
 from tests.promises.evidence import connect_past, sql
 
 # Seconds within which a stream ends for whoever may not have it any more.
@@ -218,6 +220,26 @@ async def test_a_run_that_has_ended_ends_its_stream(
     # A page of what is over has no script.
     assert "<script" not in page.text
     assert "script-src" not in page.headers["Content-Security-Policy"]
+
+
+async def test_an_orchestrator_that_stops_waits_for_no_stream(
+    app: App,
+    somebody: Person,
+    tenant: Any,
+    orchestrator: Orchestrate,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "EVERY", 0.1)
+    here = await tenant()
+    dispatcher = (await orchestrator()).dispatcher
+    async with (
+        served(dashboard_app(dataclasses.replace(app, dispatcher=dispatcher))) as url,
+        listening(somebody, url, _board(here.local)) as stream,
+    ):
+        await stream.until("column-cancelled")
+        await dispatcher.close()
+        # Nothing says that it is over: the browser comes back, to whoever is there then.
+        assert [event for event in await stream.rest() if event.name == "over"] == []
 
 
 async def test_only_a_page_that_stays_up_to_date_may_run_our_script_and_listen_to_us(

@@ -21,6 +21,7 @@ from company_agents.dashboard.telling import lasted, money, plain, short
 from company_agents.errors import WrongUsage
 from company_agents.identity.permissions import Role
 from company_agents.integrations.costs import DaySum
+from company_agents.integrations.rules import Rules
 from company_agents.integrations.usage import Usage
 from company_agents.runs.adapters.base import Outcome, Output, Work
 from company_agents.sensitive import Sensitive
@@ -325,6 +326,24 @@ async def test_an_agents_memory_is_looked_at_on_record_and_by_no_viewer(
         assert gone.status_code == 404
     looks = await recorded(app, here.company.id, "memory.looked_at", agent=here.agent.agent_id())
     assert [event["actor"] for event in looks] == [f"operator:{somebody.operator.id}"]
+
+
+async def test_an_agent_is_shown_with_what_it_may_do_with_each_integration(
+    app: App, somebody: Person, tenant: Any
+) -> None:
+    here = await tenant()
+    agent_id = here.agent.agent_id()
+    for name in ("service", "other"):
+        await app.integrations.connect(
+            here.local, "generic", Sensitive("a-token-of-it"), name=name, base_url="https://x.example", allow=[agent_id]
+        )
+    service = (await app.integrations.list(here.local)).items[0]
+    rules = Rules.read(["GET /repos/**"], ["POST /repos/**"], 30)
+    await app.integrations.allow(here.local, service.id, agent_id, rules)
+    async with somebody.client() as browser:
+        said = text_of((await browser.get(f"/companies/{here.company.id}/agents/{agent_id}")).text)
+    assert "service only GET /repos/** asks a person before POST /repos/** at most 30 calls a minute" in said
+    assert "other any call" in said
 
 
 async def test_an_adapter_is_set_shown_and_taken_away_and_its_secret_is_shown_once(

@@ -16,6 +16,7 @@ from company_agents.errors import NotFound, WrongUsage
 from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
+from company_agents.integrations.rules import Rules
 from company_agents.runs.model import STATES
 from company_agents.work.tasks import STATUSES
 
@@ -299,6 +300,12 @@ class Views:
         """What agents have spent this month, the dearest first."""
         rows = await self._rows(caller, Permission.COSTS_READ, "months_view", limit=limit)
         return [AgentMonth(**row) for row in rows]
+
+    async def rules(self, caller: Caller, agent_id: UUID, integrations: Sequence[UUID]) -> dict[UUID, Rules]:
+        """What an agent may do with integrations, by their ids; of one that it may not use there is nothing."""
+        given = {"agent_id": agent_id, "integrations": [*integrations]}
+        rows = await self._rows(caller, Permission.INTEGRATION_READ, "rules_for_agent", **given)
+        return {row["id"]: Rules.of(row) for row in rows}
 
     async def notes(self, caller: Caller, agent_id: UUID) -> Notes:
         """How much an agent remembers; not what."""

@@ -51,6 +51,7 @@ async def show_one(visit: Visit) -> Response:
         agent=agent,
         usable=usable,
         runs=runs.page.items,
+        rules=await _views.rules(visit.caller, agent.id, [each.id for each in usable]),
         notes=await _views.notes(visit.caller, agent.id),
         month=month,
         chart=chart((await _costs.of_agent(visit.caller, agent.id)).days, month.limit.month_micros),
