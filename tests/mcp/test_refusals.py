@@ -16,11 +16,13 @@ import pyotp
 import pytest
 
 from company_agents.app import App
+from company_agents.errors import ApprovalNeeded
 from company_agents.identity.passwords import new_totp_secret
 from company_agents.identity.permissions import Kind, Role
 from company_agents.identity.principal import Principal, Via
 from company_agents.identity.tokens import new_agent_token, new_run_token
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.rules import Rules
 from company_agents.mcp_server.tools import TOOLS
 from tests.conftest import LOCAL, Tenant
 from tests.mcp.served import Answer, Served
@@ -42,6 +44,7 @@ class World:
     note: str
     task: str
     integration: str
+    approval: str
 
     async def state(self) -> Any:
         """Everything that a tool could change."""
@@ -51,6 +54,7 @@ class World:
             await self.app.memory.search(agent, ""),
             [await self.app.tasks.get(agent, task.id) for task in tasks],
             [(it.id, it.status, it.version) for it in (await self.app.integrations.list(agent)).items],
+            (await self.app.approvals.list(agent)).items,
             list(self.slack.seen),
         )
 
@@ -78,6 +82,7 @@ SAMPLES: dict[str, Callable[[World], dict[str, Any]]] = {
         "path": "/api/chat.postMessage",
         "body": {"text": "by a stranger"},
     },
+    "approval_get": lambda world: {"id": world.approval},
 }
 
 # Tasks are a company's: whoever works there sees them. Notes are an agent's, integrations of who may use them.
@@ -90,7 +95,11 @@ async def world(app: App, tenant: Make, slack: Slack, connected: Connect) -> Wor
     note = await app.memory.write(one.agent, "the secret plan", "plan")
     task = await app.tasks.create(one.agent, "carry out the plan")
     integration = await connected(one)
-    return World(app, one, slack, str(note.id), str(task.id), str(integration.id))
+    await app.rulebook.set(one.local, integration.id, Rules.read(ask=["POST /api/asked"]))
+    with pytest.raises(ApprovalNeeded) as needed:
+        await app.requests.request(one.agent, str(integration.id), "POST", "/api/asked")
+    asked = needed.value.facts["approval"]
+    return World(app, one, slack, str(note.id), str(task.id), str(integration.id), asked)
 
 
 def sample(tool: str, world: World) -> dict[str, Any]:

@@ -28,7 +28,7 @@ async def test_every_revision_works_from_the_first_word_to_the_last(
     monkeypatch.setattr("mcp.client.session.LATEST_HANDSHAKE_VERSION", version)
     async with door.client((await tenant()).token, version if version in MODERN_PROTOCOL_VERSIONS else "legacy") as it:
         assert it.protocol_version == version
-        assert len((await it.list_tools()).tools) == 12
+        assert len((await it.list_tools()).tools) == 13
         note = await use(it, "memory_write", content="remember me")
         assert await use(it, "memory_get", id=note["id"]) == note
         assert (await refused(it, "memory_get", id="x"))["code"] == "wrong_usage"

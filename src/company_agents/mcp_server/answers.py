@@ -31,7 +31,9 @@ def good(value: dict[str, Any]) -> dict[str, Any]:
 
 def bad(error: CompanyAgentsError) -> dict[str, Any]:
     """A refusal or a failure, as the model sees it."""
-    said = {"code": error.reason, "message": error.sentence, "hint": error.hint}
+    said: dict[str, Any] = {"code": error.reason, "message": error.sentence, "hint": error.hint}
+    if error.facts:
+        said["facts"] = error.facts
     return {**_said(_text(_mended({"error": said}))), "isError": True}
 
 

@@ -20,6 +20,9 @@ Assignee = Literal["me"] | UUID
 _TASK = "The task's id, from task_list."
 _NOTE = "The note's id, from memory_search."
 _AFTER = "The `next` of the page before; leave it out for the first page."
+# Longer, and a client may give up on the call.
+MOST_WAIT = 60
+_WAIT = "How long to wait for a person to decide and for the reply, where one has to approve it first; 0 to 60."
 _PAGE = "How many entries a page has at most, 1 to 200."
 
 
@@ -123,6 +126,14 @@ class IntegrationRequest(Arguments):
     body: dict[str, Any] | list[Any] | str | None = Field(
         default=None, description="An object or a list, sent as JSON, or a text, sent as it is."
     )
+    wait_seconds: int = Field(default=0, ge=0, le=MOST_WAIT, description=_WAIT)
+
+
+class ApprovalGet(Arguments):
+    """For approval_get."""
+
+    id: UUID = Field(description="The approval's id, from the error approval_needed.")
+    wait_seconds: int = Field(default=0, ge=0, le=MOST_WAIT, description=_WAIT)
 
 
 class Schema(GenerateJsonSchema):

@@ -39,7 +39,8 @@ CALLER = "company_agents.caller"
 INSTRUCTIONS = (
     "You are an agent of a company. Here you keep notes (memory_…), see and move the company's tasks (task_…), and "
     "call the services that you are allowed to use (integration_…). You never get a credential: integration_request "
-    "makes the call for you and adds it on the way. An error has a code, a message and a hint what to do next."
+    "makes the call for you and adds it on the way. Some calls need a person's approval first (approval_get). An error has "
+    "a code, a message and a hint what to do next."
 )
 
 # How long a client may keep the list of tools: they change only with a new version of the orchestrator.

@@ -15,11 +15,12 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from company_agents.app import App
-from company_agents.errors import NotFound, WrongUsage
+from company_agents.errors import ApprovalNeeded, NotFound, WrongUsage
 from company_agents.identity.paging import Page
 from company_agents.identity.principal import Caller
 from company_agents.integrations.integrations import Integration
-from company_agents.integrations.request import Reply
+from company_agents.integrations.request import Reply, shown_reply
+from company_agents.integrations.rules import Rules
 from company_agents.mcp_server import arguments as takes
 from company_agents.mcp_server.answers import MOST_DEPTH, is_deeper
 from company_agents.work.memory import Memory
@@ -59,6 +60,44 @@ class Usable:
     scopes: list[str]
     created_at: datetime
     last_used_at: datetime | None
+    # Rules such as `GET /repos/**`. No `only`: anything may be called.
+    only: list[str]
+    ask: list[str]
+    per_minute: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of this agent that a person has to approve, or had to, and the reply once there is one."""
+
+    id: UUID
+    state: str
+    integration: str
+    method: str
+    path: str
+    note: str
+    reason: str
+    created_at: datetime
+    expires_at: datetime
+    next_step: str
+    reply: Reply | None
+
+
+_UNTIL_APPROVED = (
+    "nothing was sent yet. Once a person approves, this very request is sent by itself, once. Do other work meanwhile, and "
+    "ask for the reply with approval_get and the id in facts, or make the same request again with wait_seconds. Do not send "
+    "it in another form: that would be a second request"
+)
+_NEXT = {
+    "waiting": "nobody has decided yet: ask again later, with wait_seconds",
+    "approved": "it was approved and is about to be sent: ask again in a moment, with wait_seconds",
+    "sending": "it is being sent: ask again in a moment, with wait_seconds",
+    "done": "it was sent; the reply is here for as long as it is kept",
+    "failed": "it was not sent; reason says why. Make the request again to have it approved again",
+    "uncertain": "it may have been sent, and there is no reply. Look at the service before you ask for the same again",
+    "refused": "a person refused it; note says why, where they said so. Do not make the same request again",
+    "expired": "nobody decided in time, and it was not sent. Make the request again if it is still wanted",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +206,8 @@ async def _task_comment(app: App, caller: Caller, given: takes.TaskComment) -> C
 
 async def _integration_list(app: App, caller: Caller, given: takes.IntegrationList) -> Page[Usable]:
     found = await app.integrations.list(caller, given.after, given.limit)
-    return Page([_usable(integration) for integration in found.items], found.next)
+    rules = await app.rulebook.for_agent(caller, [integration.id for integration in found.items])
+    return Page([_usable(integration, rules.get(integration.id, Rules())) for integration in found.items], found.next)
 
 
 async def _integration_request(app: App, caller: Caller, given: takes.IntegrationRequest) -> dict[str, Any]:
@@ -182,9 +222,25 @@ async def _integration_request(app: App, caller: Caller, given: takes.Integratio
             query=given.query,
             headers=given.headers,
             body=given.body,
+            wait=given.wait_seconds,
         )
     except NotFound as error:
         raise NotFound(error.sentence, hint="integration_list shows the ones that you may use") from error
+    except ApprovalNeeded as error:
+        error.hint = _UNTIL_APPROVED
+        raise
+    return _answered(reply)
+
+
+async def _approval_get(app: App, caller: Caller, given: takes.ApprovalGet) -> Asked:
+    found, kept = await app.asking.result(caller, given.id, wait=given.wait_seconds)
+    said = {name: getattr(found, name) for name in Asked.__dataclass_fields__ if name not in ("next_step", "reply")}
+    whole = None if kept is None else shown_reply(kept.status, kept.headers, kept.content)
+    reply = None if whole is None else Reply(**_answered(whole))
+    return Asked(**said, next_step=_NEXT[found.state], reply=reply)
+
+
+def _answered(reply: Reply) -> dict[str, Any]:
     body = "(JSON, nested too deeply to be shown)" if is_deeper(reply.body, MOST_DEPTH) else reply.body
     return {"status": reply.status, "headers": reply.headers, "body": body}
 
@@ -193,8 +249,9 @@ def _agent(caller: Caller, assignee: takes.Assignee | None) -> UUID | None:
     return caller.agent_id() if assignee == "me" else assignee
 
 
-def _usable(integration: Integration) -> Usable:
-    return Usable(**{name: getattr(integration, name) for name in Usable.__dataclass_fields__})
+def _usable(integration: Integration, rules: Rules) -> Usable:
+    known = {name: getattr(integration, name) for name in Usable.__dataclass_fields__ if hasattr(integration, name)}
+    return Usable(**known, only=[*(rules.only or ())], ask=[*(rules.ask or ())], per_minute=rules.per_minute or None)
 
 
 TOOLS: dict[str, Tool] = {
@@ -256,8 +313,8 @@ TOOLS: dict[str, Tool] = {
         Tool("task_comment", "Add a comment to a task.", takes.TaskComment, Comment, _task_comment),
         Tool(
             "integration_list",
-            "The services that you may call with integration_request: their names, their hosts, and whether they "
-            "work at present.",
+            "The services that you may call with integration_request: their names, their hosts, whether they work at "
+            "present, what of them you may call (`only`; empty: anything), and what a person approves first (`ask`).",
             takes.IntegrationList,
             Page[Usable],
             _integration_list,
@@ -268,12 +325,23 @@ TOOLS: dict[str, Tool] = {
             "Make one HTTP request to a service of your company, as its API documents it. The credential is added on "
             "the way: you neither have nor need it, so send no Authorization header or key of your own. Gives the "
             "status, the headers (names in lower case) and the body: parsed JSON, else text, else base64 in an "
-            "object {base64}. A status of 400 or more is the service's own answer and no error of this tool.",
+            "object {base64}. A status of 400 or more is the service's own answer and no error of this tool. The error "
+            "approval_needed means that a person has to approve this request first and that it waits: once they have, it is "
+            "sent as it is, by itself; get the reply with approval_get.",
             takes.IntegrationRequest,
             Reply,
             _integration_request,
             destructive=True,
             open_world=True,
+        ),
+        Tool(
+            "approval_get",
+            "What became of a request of yours that a person has to approve: its state, what to do next, and the reply once "
+            "it was sent. With wait_seconds it waits for that, at most a minute at a time.",
+            takes.ApprovalGet,
+            Asked,
+            _approval_get,
+            idempotent=True,
         ),
     )
 }
