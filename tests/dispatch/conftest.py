@@ -148,6 +148,8 @@ async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = 
 @pytest.fixture(scope="session")
 async def superuser(app: App) -> AsyncIterator[Past]:
     async with await connect_past(app, "postgres") as connection:
+        # What the tables of the job engine do by themselves is found there too.
+        await connection.execute("SET search_path = public, company_agents_jobs")
         yield connection
 
 

@@ -32,7 +32,7 @@ EVERY = 0.5
 BATCH = 16 * 1024
 # Characters of one run, over all its starts.
 MOST_OUTPUT = 1024 * 1024
-TOO_MUCH = f"the run has put out more than {MOST_OUTPUT // 1024} KiB; the rest is not kept"
+TOO_MUCH = "the run has put out more than is kept of one; the rest is not here"
 
 _OURS = re.compile(r"ca_(?:agent|run|op)_[A-Za-z0-9_-]{16,}")
 _MAY_BEGIN = re.compile(r"(?:c|ca|ca_[a-z]{0,5}|ca_(?:agent|run|op)_[A-Za-z0-9_-]{0,400})\Z")
@@ -94,10 +94,11 @@ class RunLog:
     fence: int
     token: Sensitive = field(repr=False)
     clean: Callable[[str], str] = lambda text: text
+    most: int = MOST_OUTPUT
     _waiting: list[tuple[Stream, str]] = field(default_factory=list)
     _cleaners: dict[Stream, _Cleaner] = field(default_factory=dict)
     _size: int = 0
-    _left: int = MOST_OUTPUT
+    _left: int = 0
     _full: bool = False
     _task: asyncio.Task[None] | None = None
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -106,7 +107,7 @@ class RunLog:
         """From now on, what comes is written every half second."""
         async with self.scope.transaction() as tx:
             row = await tx.one("run_output_size", run_id=self.run_id)
-        self._left -= row["size"] if row else 0
+        self._left = self.most - (row["size"] if row else 0)
         self._full = self._left <= 0
         self._task = asyncio.create_task(self._run(), name="run output")
 

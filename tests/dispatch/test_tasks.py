@@ -1,0 +1,115 @@
+"""
+A task that is assigned to an agent whose runs are executed by orchestrators starts one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from company_agents.app import App
+from company_agents.identity.principal import Caller
+from company_agents.runs import starting
+from company_agents.runs.adapters.base import Outcome, Output, Work
+from company_agents.runs.model import Run
+from tests.dispatch.conftest import Desk, MakeDesk, Orchestrate, Scripted
+from tests.promises.evidence import recorded, sql
+
+
+async def runs_of(here: Desk, task: UUID) -> list[Run]:
+    return (await here.app.runs.list(here.local, task=task)).items
+
+
+async def colleague(here: Desk, name: str = "bob") -> Caller:
+    """Another agent of the company, that works by itself."""
+    _, token = await here.app.agents.create(here.local, name)
+    return await here.app.identity.agent(token.reveal_text())
+
+
+async def test_an_open_task_that_is_assigned_starts_one_run_and_not_another_while_that_goes_on(
+    desk: MakeDesk, orchestrator: Orchestrate
+) -> None:
+    here, done = await desk(), asyncio.Event()
+    task = await here.app.tasks.create(here.local, "Count the stars", "All of them.")
+    assert await runs_of(here, task.id) == []
+    await here.app.tasks.update(here.local, task.id, assignee=here.agent)
+    [run] = await runs_of(here, task.id)
+    assert (run.agent_id, run.state, run.purpose, run.started_by) == (
+        here.agent,
+        "queued",
+        "Count the stars",
+        here.local.label,
+    )
+
+    async def wait(work: Work, output: Output) -> Outcome:
+        await done.wait()
+        return Outcome("finished")
+
+    there = await orchestrator(adapter=Scripted(does=wait))
+    assert "All of them." in (await there.begins(run.id)).prompt
+    await asyncio.gather(*(here.app.tasks.update(here.local, task.id, assignee=here.agent) for _ in range(5)))
+    assert len(await runs_of(here, task.id)) == 1
+    done.set()
+    await here.becomes(run.id, "finished")
+    # Assigned once more, while it is still open: it is tried again.
+    await here.app.tasks.update(here.local, task.id, assignee=here.agent)
+    assert len(await runs_of(here, task.id)) == 2
+
+
+async def test_many_who_assign_one_task_at_once_start_one_run(desk: MakeDesk) -> None:
+    here = await desk()
+    task = await here.app.tasks.create(here.local, "Count the stars")
+    await asyncio.gather(*(here.app.tasks.update(here.local, task.id, assignee=here.agent) for _ in range(8)))
+    assert len(await runs_of(here, task.id)) == 1
+
+
+async def test_whoever_may_assign_a_task_starts_its_run_also_another_agent(desk: MakeDesk) -> None:
+    here = await desk()
+    bob = await colleague(here)
+    task = await here.app.tasks.create(bob, "Count the stars", assignee=here.agent)
+    [run] = await runs_of(here, task.id)
+    assert run.started_by == bob.label
+
+
+@pytest.mark.parametrize(
+    "why", ["it is not open", "its agent works by itself", "it takes it on itself", "its own run does", "it is retired"]
+)
+async def test_no_run_is_started_where(app: App, desk: MakeDesk, why: str) -> None:
+    here = await desk()
+    caller, agent, status = here.local, here.agent, "open"
+    if why == "it is not open":
+        status = "in_progress"
+    elif why == "its agent works by itself":
+        agent = (await colleague(here)).agent_id()
+    elif why == "it takes it on itself":
+        caller = here.tenant.agent
+    elif why == "its own run does":
+        _, token = await app.runs.open(here.tenant.agent)
+        caller = await app.identity.worker(token.reveal_text())
+    else:
+        await app.agents.retire(here.local, here.agent)
+    task = await app.tasks.create(caller, "Count the stars")
+    await app.tasks.update(caller, task.id, status=status, assignee=agent)
+    assert await runs_of(here, task.id) == []
+    assert (await app.tasks.get(here.local, task.id)).assignee == agent
+
+
+async def test_agents_that_assign_tasks_to_one_another_for_ever_start_so_many_runs_an_hour_and_no_more(
+    app: App, desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert starting.MOST_BY_TASKS == 60
+    monkeypatch.setattr(starting, "MOST_BY_TASKS", 3)
+    here, other = await desk(), await desk()
+    bob = await colleague(here)
+    tasks = [await app.tasks.create(bob, f"task {n}", assignee=here.agent) for n in range(5)]
+    assert [len(await runs_of(here, task.id)) for task in tasks] == [1, 1, 1, 0, 0]
+    assert len(await recorded(app, here.tenant.company.id, "run.not_started")) == 1
+    # It is no limit for what people start, nor for another company.
+    await here.start()
+    task = await app.tasks.create(other.local, "theirs", assignee=other.agent)
+    assert len(await runs_of(other, task.id)) == 1
+    await sql(here.superuser, "UPDATE runs SET created_at = created_at - interval '1 hour' WHERE by_task")
+    task = await app.tasks.create(bob, "an hour later", assignee=here.agent)
+    assert len(await runs_of(here, task.id)) == 1
