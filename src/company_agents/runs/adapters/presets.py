@@ -17,7 +17,7 @@ from pathlib import Path
 from company_agents.errors import Failed
 from company_agents.runs.adapters.base import Work
 from company_agents.runs.adapters.process_config import ProcessConfig
-from company_agents.runs.sandbox.places import SYSTEM
+from company_agents.runs.sandbox.places import SYSTEM, Places
 
 SERVER = "company_agents"
 """What our MCP server is called there; its tools begin with it."""
@@ -97,13 +97,14 @@ KNOWN: dict[str, tuple[str, Callable[[ProcessConfig, Work, str], Invocation]]] =
 }
 
 
-def locate(name: str, given: str, *, for_others: bool) -> Located:
+def locate(name: str, given: str, places: Places, *, for_others: bool) -> Located:
     """
     Find a program: the one that an operator named, else on the search path of the orchestrator. `for_others`: another user
     has to be able to start it.
 
     Raises:
         Failed: there is none, or that user cannot reach it.
+        WrongUsage: it lies where no sandbox may look.
     """
     found = given if given and os.access(given, os.X_OK) else "" if given else shutil.which(name)
     if not found:
@@ -123,7 +124,7 @@ def locate(name: str, given: str, *, for_others: bool) -> Located:
                 f"{needed} cannot be read by the user that this run is started as",
                 hint="install it where everybody can read it: below /usr/local, or /opt",
             )
-    return Located(program, [place for place in readable if not _in_system(place)], path)
+    return Located(program, [places.check(str(place)) for place in readable if not _in_system(place)], path)
 
 
 def _package(program: Path) -> Path:

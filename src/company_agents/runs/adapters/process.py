@@ -85,7 +85,7 @@ class ProcessAdapter:
     async def _execute(self, work: Work, output: Output, stop: asyncio.Event) -> Outcome:
         config = ProcessConfig.read(work.config, self.sandbox.places)
         way = await self.sandbox.way(unsandboxed=work.unsandboxed)
-        asked, spoken = _asked(config, way, work, root=self.sandbox.root)
+        asked, spoken = _asked(config, way, work, self.sandbox)
         if stop.is_set():
             raise Failed("it was stopped before it began")
         if way.kind == "unsandboxed":
@@ -138,14 +138,15 @@ async def _pump(reader: asyncio.StreamReader, stream: Stream, output: Output, st
         raise
 
 
-def _asked(config: ProcessConfig, way: Way, work: Work, *, root: bool) -> tuple[Asked, bytes]:
+def _asked(config: ProcessConfig, way: Way, work: Work, sandbox: Sandbox) -> tuple[Asked, bytes]:
     """The process for a piece of work, and what it is given through standard input."""
     folder = way.folder(work.workspace)
     url = way.url(work.url, open_network=config.network == "open")
     inside = replace(work, url=url)
     if config.preset:
         name, preset = KNOWN[config.preset]
-        located = locate(name, config.program, for_others=root and way.kind != "unsandboxed")
+        others = sandbox.root and way.kind != "unsandboxed"
+        located = locate(name, config.program, sandbox.places, for_others=others)
         invocation = preset(config, inside, folder)
     else:
         readable = [Path(path) for path in config.readable]

@@ -80,8 +80,8 @@ class ProcessConfig:
             raise WrongUsage("the command begins with a program")
         if self.preset == "codex" and not self.model:
             raise WrongUsage("model is missing: codex is told which one it is to use")
-        if self.program and not self.program.startswith("/"):
-            raise WrongUsage("program is an absolute path")
+        if self.program and (not self.program.startswith("/") or ".." in self.program.split("/")):
+            raise WrongUsage("program is an absolute path, and has no .. in it")
 
     @property
     def opens(self) -> list[str]:

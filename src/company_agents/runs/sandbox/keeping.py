@@ -12,8 +12,9 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from asyncio.subprocess import Process, SubprocessStreamProtocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ GRACE = 5.0
 
 # Beyond the grace, how long until a keeper that does not answer is killed itself, and with it what it keeps.
 PATIENCE = 15.0
+
+# How much of its output is read before somebody wants it, in bytes.
+_AHEAD = 65536
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
@@ -107,13 +111,20 @@ def _name(number: int) -> str:
 
 
 class Kept:
-    """One process, and its keeper. `door` is the socket that listens in its network, where the plan has a port."""
+    """
+    One process, and its keeper. `door` is the socket that listens in its network, where the plan has a port. `rescue` kills
+    what a keeper has left that was killed itself.
+    """
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, grace: float) -> None:
+    def __init__(
+        self, process: Process, control: socket.socket, grace: float, rescue: Callable[[], Awaitable[None]]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._process = process
         self._control = control
         self._grace = grace
+        self._rescue = rescue
+        self._rescuing: asyncio.Task[None] | None = None
         self._said = b""
         self._end: asyncio.Future[End] = loop.create_future()
         self.door: asyncio.Future[socket.socket] = loop.create_future()
@@ -131,11 +142,6 @@ class Kept:
         assert self._process.stderr is not None
         return self._process.stderr
 
-    @property
-    def keeper(self) -> int:
-        """The number of the keeper's process."""
-        return self._process.pid
-
     async def give(self, text: bytes) -> None:
         """Write this to its standard input, and close that. It need not read it."""
         assert self._process.stdin is not None
@@ -143,8 +149,6 @@ class Kept:
             self._process.stdin.write(text)
             await self._process.stdin.drain()
         self._process.stdin.close()
-        with contextlib.suppress(OSError):
-            await self._process.stdin.wait_closed()
 
     async def ended(self) -> End:
         """
@@ -161,12 +165,8 @@ class Kept:
             self._control.send(b"s")
         done, _ = await asyncio.wait([self._end], timeout=self._grace + PATIENCE)
         if not done:
-            self._kill()
-        await asyncio.wait([self._end])
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        await asyncio.wait([self._end])
 
     def _listen(self) -> None:
         try:
@@ -183,7 +183,15 @@ class Kept:
             self._hear(json.loads(line))
         if not said:
             asyncio.get_running_loop().remove_reader(self._control)
-            self._hear({"ended": {"status": 0, "signal": int(signal.SIGKILL), "started": True}})
+            if not self._end.done():
+                self._rescuing = asyncio.create_task(self._lost())
+
+    async def _lost(self) -> None:
+        """The keeper was killed; with it the process, which is its child."""
+        try:
+            await self._rescue()
+        finally:
+            self._end.set_result(End(0, int(signal.SIGKILL), started=True))
 
     def _take(self, door: socket.socket) -> None:
         if self.door.done():
@@ -202,18 +210,21 @@ class Kept:
             self._end.set_result(End(**line["ended"]))
 
     async def close(self) -> None:
-        """Let go. Whatever still runs is killed by its keeper."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._control)
+        """Let go. Whatever still runs is killed by its keeper, and this returns when that has ended."""
+        if not self._end.done():
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+            await asyncio.wait([self._end], timeout=PATIENCE)
+        if not self._end.done():
+            self._process.kill()
+            await asyncio.wait([self._end])
+        if self._rescuing is not None:
+            await self._rescuing
+        asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
-        if self.door.done():
+        if self.door.done() and not self.door.cancelled():
             self.door.result().close()
         self.door.cancel()
-        try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE)
-        except TimeoutError:
-            self._kill()
-            await self._process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -225,15 +236,33 @@ async def kept(plan: Plan, held: Sequence[int] = ()) -> AsyncIterator[Kept]:
     Raises:
         Failed: no keeper can be started.
     """
+
+    async def rescue() -> None:
+        # What has left its family lives on. Whoever keeps another process of this user begins with killing it.
+        if plan.uid is not None:
+            again = replace(plan, command=("/bin/true",), folder="/", bubblewrap=None, port=None)
+            with contextlib.suppress(Failed):
+                async with _kept(again, held, _nothing) as another:
+                    await another.ended()
+
+    async with _kept(plan, held, rescue) as found:
+        yield found
+
+
+async def _nothing() -> None:
+    return None
+
+
+@contextlib.asynccontextmanager
+async def _kept(plan: Plan, held: Sequence[int], rescue: Callable[[], Awaitable[None]]) -> AsyncIterator[Kept]:
+    loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with theirs:
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, protocol = await loop.subprocess_exec(
+                lambda: SubprocessStreamProtocol(limit=_AHEAD, loop=loop),
                 *(sys.executable, "-I", "-S", "-B", str(_KEEPER), str(theirs.fileno())),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
                 env={},
                 cwd="/",
                 pass_fds=(theirs.fileno(), *held),
@@ -242,10 +271,12 @@ async def kept(plan: Plan, held: Sequence[int] = ()) -> AsyncIterator[Kept]:
         except OSError as error:
             ours.close()
             raise Failed("the command could not be started: this machine has no room for another process") from error
-    found = Kept(process, ours, plan.grace)
+    found = Kept(Process(transport, protocol, loop), ours, plan.grace, rescue)
     try:
         with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().sock_sendall(ours, plan.told())
+            await loop.sock_sendall(ours, plan.told())
         yield found
     finally:
         await found.close()
+        # What nobody has read is not waited for.
+        transport.close()

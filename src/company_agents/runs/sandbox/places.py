@@ -84,10 +84,12 @@ class Places:
         path = Path(text)
         if not path.is_absolute() or ".." in path.parts or not text.isprintable():
             raise WrongUsage("a readable path is absolute, and has no .. in it")
-        for seen in (path, _resolved(path)):
-            why = self._why_not(seen)
-            if why:
-                raise WrongUsage(f"{path} may not be readable: {why}", hint="give a folder with nothing else in it")
+        try:
+            why = self._why_not(path) or self._why_not(_resolved(path))
+        except OSError:
+            why = "it cannot be looked at"
+        if why:
+            raise WrongUsage(f"{path} may not be readable: {why}", hint="give a folder with nothing else in it")
         return path
 
     def _why_not(self, path: Path) -> str:

@@ -27,7 +27,7 @@ from company_agents.errors import CompanyAgentsError, Refused
 from company_agents.runs.sandbox.bubblewrap import PORT, WORKSPACE, Program, look_at, sandbox
 from company_agents.runs.sandbox.door import address_of, door
 from company_agents.runs.sandbox.filter import seccomp_filter
-from company_agents.runs.sandbox.keeping import Kept, Plan, kept
+from company_agents.runs.sandbox.keeping import GRACE, Kept, Plan, kept
 from company_agents.runs.sandbox.places import Places
 from company_agents.runs.sandbox.users import USUAL, RunUsers, read_users
 from company_agents.runs.sandbox.workspace import passing_workspace
@@ -94,6 +94,7 @@ class Sandbox:
         self.settings = settings
         self.places = Places.of(settings)
         self.root = os.geteuid() == 0
+        self.grace = GRACE
         self._given = read_users(settings.run_users) if settings.run_users else None
         self._users = RunUsers(self._given or USUAL)
         self._turn = asyncio.Lock()
@@ -202,6 +203,7 @@ class Sandbox:
             bubblewrap=inner,
             uid=uid,
             port=PORT if inner and not asked.open_network else None,
+            grace=self.grace,
             filter=b"" if way.kind == "unsandboxed" else seccomp_filter(),
         )
 
