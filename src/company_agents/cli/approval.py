@@ -5,7 +5,6 @@ company-agents approval …
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -80,7 +79,9 @@ def _text(approval: Approval, asked: AsSent | None) -> str:
     if asked.text is None:
         lines += ["", f"({len(asked.body)} bytes that are no text, SHA-256 {asked.sha256})"]
     elif asked.body:
-        lines += ["", _indented(asked.text)]
+        from company_agents.integrations.indenting import indented
+
+        lines += ["", indented(asked.text) or asked.text]
     return "\n".join(lines)
 
 
@@ -88,11 +89,3 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "—" if value in (None, "") else str(value)
-
-
-def _indented(text: str) -> str:
-    """JSON as people read it; anything else as it is."""
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text

@@ -58,7 +58,10 @@ def templates() -> jinja2.Environment:
         twice=twice,
     )
     environment.globals.update(
-        run_states=telling.RUN_STATES, task_statuses=telling.TASK_STATUSES, adapters=telling.ADAPTERS
+        run_states=telling.RUN_STATES,
+        approval_states=telling.APPROVAL_STATES,
+        task_statuses=telling.TASK_STATUSES,
+        adapters=telling.ADAPTERS,
     )
     environment.globals.update(static=static, notice=words.notice, browser_name=words.browser_name)
     environment.globals["ui"] = environment.get_template("parts.html").module

@@ -1,5 +1,5 @@
 """
-How runs and tasks read: states, money, times, and what a program put out.
+How runs, approvals and tasks read: states, money, times, and what a program put out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,17 @@ RUN_STATES = {
     "failed": ("Failed", "bad", "attention"),
     "expired": ("Expired", "warn", "clock"),
     "cancelled": ("Cancelled", "still", "refused"),
+}
+
+APPROVAL_STATES = {
+    "waiting": ("Waiting", "now", "clock"),
+    "approved": ("Approved", "warn", "check"),
+    "sending": ("Being sent", "warn", "send"),
+    "done": ("Sent", "good", "check"),
+    "failed": ("Not sent", "bad", "attention"),
+    "uncertain": ("Uncertain", "bad", "attention"),
+    "refused": ("Refused", "still", "refused"),
+    "expired": ("Expired", "still", "clock"),
 }
 
 TASK_STATUSES = {

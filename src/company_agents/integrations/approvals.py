@@ -99,17 +99,19 @@ class Approvals:
         return page([Approval(**row) for row in rows], limit)
 
     async def latest(self, caller: Caller) -> Sequence[Approval]:
-        """Those that wait no more, newest first; the last fifty."""
-        caller.require(Permission.APPROVAL_DECIDE)
+        """Those that wait no more, newest first; the last fifty. For an agent, its own."""
+        caller.require(Permission.APPROVAL_READ)
+        given = {"agent_id": agent_of(caller), "limit": _SHOWN_LATEST}
         async with caller.scope.transaction() as tx:
-            return [Approval(**row) for row in await tx.all("approvals_latest", limit=_SHOWN_LATEST)]
+            return [Approval(**row) for row in await tx.all("approvals_latest", **given)]
 
-    async def waiting(self, caller: Caller) -> int:
-        """How many wait for a person."""
+    async def mark(self, caller: Caller) -> tuple[int, str]:
+        """How many wait; and a text that is another one once anything has changed."""
         caller.require(Permission.APPROVAL_READ)
         async with caller.scope.transaction() as tx:
-            row = await tx.one("approvals_waiting_in_company")
-        return int(row["count"]) if row else 0
+            row = await tx.one("approvals_mark", agent_id=agent_of(caller))
+        assert row is not None
+        return row["waiting"], f"{row['waiting']}-{row['changed'] or 0}"
 
     async def get(self, caller: Caller, approval_id: UUID) -> Approval:
         """

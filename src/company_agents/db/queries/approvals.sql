@@ -90,11 +90,15 @@ SELECT a.id, a.company_id, a.integration_id, a.agent_id, a.run_id, a.method, a.h
        CASE WHEN a.state = 'waiting' THEN 'expired' ELSE a.state END AS state,
        i.name AS integration, g.name AS agent, a.request IS NOT NULL AS is_kept
 FROM approvals a JOIN integrations i ON i.id = a.integration_id JOIN agents g ON g.id = a.agent_id
-WHERE a.state <> 'waiting' OR a.expires_at <= clock_timestamp()
+WHERE (a.state <> 'waiting' OR a.expires_at <= clock_timestamp())
+  AND (%(agent_id)s::uuid IS NULL OR a.agent_id = %(agent_id)s)
 ORDER BY a.created_at DESC, a.id DESC LIMIT %(limit)s;
 
--- name: approvals_waiting_in_company
-SELECT count(*) AS count FROM approvals WHERE state = 'waiting' AND expires_at > clock_timestamp();
+-- name: approvals_mark
+-- Another one whenever something has changed.
+SELECT count(*) FILTER (WHERE state = 'waiting' AND expires_at > clock_timestamp()) AS waiting,
+       extract(epoch FROM max(greatest(created_at, decided_at, tried_at, sending_until, ended_at, collected_at))) AS changed
+FROM approvals WHERE (%(agent_id)s::uuid IS NULL OR agent_id = %(agent_id)s);
 
 -- name: approval_decide
 UPDATE approvals SET state = %(state)s, decided_at = clock_timestamp(), decided_by = %(by)s, note = %(note)s,
