@@ -196,13 +196,11 @@ async def test_output_without_an_end_is_taken_no_faster_than_it_is_kept_and_stop
 async def test_a_stop_asks_first(way: str, runner: MakeRunner) -> None:
     here, written = runner(way), Written()
     code = """
-import signal, sys, time
-def asked(*_):
-    print("goodbye", flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, asked)
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("up", flush=True)
-time.sleep(600)
+signal.sigwait([signal.SIGTERM])
+print("goodbye", flush=True)
 """
     running = asyncio.create_task(here.python(code, written=written))
     await until(lambda: "up" in written.of())
