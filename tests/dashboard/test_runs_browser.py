@@ -39,9 +39,12 @@ class Acted:
     def __init__(self, app: App) -> None:
         self.app = app
         self.go_on = asyncio.Semaphore(0)
+        self.company: uuid.UUID | None = None
 
     async def works(self, work: Work, output: Output) -> Outcome:
         """Read the task, speak about it, spend something, be done."""
+        if work.company_id != self.company:
+            return Outcome("failed", "left behind by another test")
         caller = await self.app.identity.run(work.token.reveal_text())
         await output.write("output", f"looking at the task {BAD}\n")
         await self.go_on.acquire()
@@ -74,6 +77,7 @@ async def test_a_task_is_assigned_and_its_run_is_watched_to_its_end(
     app: App, somebody: Person, tenant: Any, new_page: NewPage, acted: Acted
 ) -> None:
     here = await tenant()
+    acted.company = here.company.id
     agent_id = await with_adapter(app, here)
     await app.limits.set(here.local, agent_id, {"month_micros": 31_000_000})
     home = f"/companies/{here.company.id}"
@@ -130,6 +134,7 @@ async def test_a_task_is_assigned_and_its_run_is_watched_to_its_end(
     assert await output.inner_text() == shown, "a reload shows the same"
 
     await expect(task.locator("#task-said")).to_contain_text(f"I have watered {BAD}")
+    await expect(task.locator("#task-said .comment-by")).to_contain_text("ann")
     await expect(task.locator("#task-head")).to_contain_text("Done")
     await expect(task.get_by_label("Your comment")).to_have_value("half a comment")
     await expect(board.locator("#column-done")).to_contain_text("water the plants")

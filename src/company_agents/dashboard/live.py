@@ -24,14 +24,16 @@ from company_agents.dashboard.guard import cookie_name
 from company_agents.dashboard.visit import Visit
 from company_agents.errors import CompanyAgentsError, TooMany
 
-# Seconds between two looks; every so manieth look is at the session. Together less than the five seconds that are promised.
+MEDIA_TYPE = "text/event-stream"
+# Seconds between two looks. Each third is at the session: together less than the five seconds that are promised.
 EVERY = 1.0
 SESSION_AT = 3
+# At each fifteenth something is sent although there is nothing to tell: a proxy ends what is silent for a minute.
+SIGN_AT = 15
 # Seconds after which a stream ends and the browser begins another: a browser that is gone may not be noticed.
 LONGEST = 300.0
 # Seconds until the browser tries again.
 RETRY = 2
-MEDIA_TYPE = "text/event-stream"
 # Of one session: over HTTP/1.1 a browser has six connections to one host, and its pages need one. Of all in this process.
 MOST_OF_SESSION = 4
 MOST = 200
@@ -135,6 +137,8 @@ async def _events(visit: Visit, feed: Feed) -> AsyncIterator[str]:
                 if not await _is_still(visit):
                     yield _event("over", {"why": "session"})
                     return
+                if looks % SIGN_AT == 0:
+                    yield ":\n\n"
             else:
                 for found in await feed.look():
                     yield _event(*_told(found), at=feed.at)

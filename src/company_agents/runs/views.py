@@ -80,7 +80,7 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One task, its comments (newest first), and its newest runs."""
+    """One task, its comments (newest first), and its newest runs. `creator` is the name of the agent that made it."""
 
     mark: str
     id: UUID
@@ -90,6 +90,7 @@ class Thread:
     assignee: UUID | None
     assignee_name: str | None
     created_by: str
+    creator: str | None
     created_at: datetime
     updated_at: datetime
     said: Page[Said]
@@ -98,7 +99,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run in a list."""
+    """A run in a list. `starter` is the name of the agent or the schedule that started it; people have theirs elsewhere."""
 
     id: UUID
     agent_id: UUID
@@ -109,6 +110,7 @@ class RunRow:
     task_id: UUID | None
     task_title: str | None
     started_by: str
+    starter: str | None
     starts: int
     tokens: int
     micros: int
@@ -161,8 +163,8 @@ class RunView:
     task_id: UUID | None
     task_title: str | None
     schedule_id: UUID | None
-    schedule_name: str | None
     started_by: str
+    starter: str | None
     starts: int
     lease_until: datetime | None
     time_limit: int | None
