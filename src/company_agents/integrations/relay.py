@@ -205,7 +205,7 @@ class Relay:
             async with (
                 self._held(caller, found, use) as hold,
                 self.streamed(
-                    *(_watched(request, hold), credential.destination, credential.token), follows=follows, whole=whole
+                    *(watched(request, hold), credential.destination, credential.token), follows=follows, whole=whole
                 ) as reply,
             ):
                 costs = self.spending.reading(caller, found["id"], provider, request, reply.status, reply.headers)
@@ -379,7 +379,8 @@ async def _refusal(relayed: Relayed) -> str | None:
     return refusal(relayed.provider, reply, strict=False)
 
 
-def _watched(request: OutgoingRequest, hold: Hold) -> OutgoingRequest:
+def watched(request: OutgoingRequest, hold: Hold) -> OutgoingRequest:
+    """A request of whose body no piece is sent once the stream has ended."""
     return request if isinstance(request.body, bytes) else replace(request, body=hold.watched(request.body))
 
 

@@ -103,7 +103,11 @@ class Hold:
             Unavailable: that cannot be found out.
         """
         if self.closed is None and self.is_stale:
-            await self._streams.check(self)
+            try:
+                await self._streams.check(self)
+            except Exception as error:
+                log.warning("a stream could not be checked: %s", type(error).__name__)
+                self.close(_not_checked())
         if self.closed is not None:
             raise self.closed
 

@@ -15,7 +15,7 @@ from company_agents.audit.chain import path_template
 from company_agents.errors import Refused
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
-from company_agents.integrations.relay import Relay
+from company_agents.integrations.relay import Relay, watched
 from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import OutgoingRequest
 from company_agents.outgoing.destination import Destination, Placement
@@ -71,6 +71,11 @@ class Uploads:
                 await self.relay.audit.append(company, "upload.begun", decision="allowed", **facts)
                 outcome: dict[str, Any] = {"result": "failed"}
                 held.callback(lambda: self.relay.audit.note(company, "upload.ended", **facts, **outcome))
+                hold = await held.enter_async_context(
+                    self.relay.open_streams.held(caller, found["id"], None, found["mark"])
+                )
+                held.callback(lambda: outcome.update(result="cut") if hold.closed else None)
+                request = watched(request, hold)
                 reply = await held.enter_async_context(self.relay.streamed(request, destination, None, whole=False))
                 outcome.update(result="replied", status=reply.status)
             yield reply
