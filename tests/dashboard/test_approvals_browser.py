@@ -110,7 +110,8 @@ async def test_one_that_is_refused_says_so_and_no_page_scrolls_sideways(
     await here.ask(body="w" * 500)
     home = f"/companies/{here.tenant.company.id}/approvals"
     page = await new_page(person, width=390, scheme="dark")
-    for place in (home, f"{home}/{approval_id}"):
+    rules = f"/companies/{here.tenant.company.id}/integrations/{here.integration.id}"
+    for place in (rules, f"{rules}/rules?agent={here.agent.agent_id()}", home, f"{home}/{approval_id}"):
         await page.goto(place)
         assert await page.evaluate("document.documentElement.scrollWidth") <= 390, place
         assert await page.evaluate(UNNAMED) == [], place
@@ -185,6 +186,35 @@ async def test_characters_that_do_not_show_are_shown_and_a_body_that_is_no_text_
         assert re.search(r'"amount": 1,\s+"amount": 500000', shown)
         said = text_of(html.unescape((await browser.get(f"{home}/{needed.value.facts['approval']}")).text))
         assert f"3 bytes, SHA-256 {hashlib.sha256(content).hexdigest()}" in said
+
+
+async def test_rules_are_set_for_all_and_for_one_on_their_page(app: App, here: Desk) -> None:  # noqa: F811
+    person, agent = await member(app, here.local, Role.OPERATOR), str(here.agent.agent_id())
+    one = f"/companies/{here.tenant.company.id}/integrations/{here.integration.id}"
+    async with person.client() as browser:
+        found = html.unescape((await browser.get(one)).text)
+        assert "POST /v1/refunds" in found and "anything" in found
+        assert re.search(r">\s*POST /v1/refunds</textarea>", (await browser.get(f"{one}/rules")).text)
+        form = {"only": "get /a/**\r\n\r\n  POST /v1/refunds ", "ask": "", "per_minute": "60"}
+        saved = await browser.post(f"{one}/rules", data=form, follow_redirects=True)
+        assert "The rules count from the next call on" in saved.text
+        own = {"agent": agent, "own_only": "all", "own_ask": "own", "ask": "* /a/b", "own_per_minute": "own"}
+        assert (await browser.post(f"{one}/rules", data=own)).status_code == 303
+        said = await app.rulebook.get(here.local, here.integration.id)
+        assert (said.only, said.ask, said.per_minute) == (["GET /a/**", "POST /v1/refunds"], [], 60)
+        assert [(each.only, each.ask, each.per_minute) for each in said.agents] == [(None, ["* /a/b"], 0)]
+        shown = html.unescape((await browser.get(f"{one}/rules?agent={agent}")).text)
+        assert "Rules for <bdi>ann</bdi>" in shown and re.search(r">\s*\* /a/b</textarea>", shown)
+        # One that is none is not kept, and what was typed is still there.
+        for wrong, what in (({"ask": "GET a"}, "begins with one /"), ({"per_minute": "many"}, "not a number")):
+            failed = await browser.post(f"{one}/rules", data={**form, **wrong})
+            assert (failed.status_code, what in failed.text, "get /a/**" in failed.text) == (422, True, True)
+        for stranger in ("x", "0b0bb7e2-7e63-4a4b-8b0a-6f2d7f0f9f5e"):
+            assert (await browser.post(f"{one}/rules", data={**own, "agent": stranger})).status_code == 404
+        assert await app.rulebook.get(here.local, here.integration.id) == said
+        # Back to what counts for all.
+        await browser.post(f"{one}/rules", data={"agent": agent})
+        assert (await app.rulebook.get(here.local, here.integration.id)).agents == []
 
 
 @given(

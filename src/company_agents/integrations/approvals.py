@@ -105,6 +105,10 @@ class Approvals:
         async with caller.scope.transaction() as tx:
             return [Approval(**row) for row in await tx.all("approvals_latest", **given)]
 
+    async def waiting(self, caller: Caller) -> int:
+        """How many wait for a person."""
+        return (await self.mark(caller))[0]
+
     async def mark(self, caller: Caller) -> tuple[int, str]:
         """How many wait; and a text that is another one once anything has changed."""
         caller.require(Permission.APPROVAL_READ)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from company_agents.audit.log import AuditLog
+from company_agents.errors import NotFound
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.integrations import Integrations
@@ -86,6 +87,29 @@ class Rulebook:
                     integration=integration_id,
                     **rules.facts(),
                 )
+        return await self.get(caller, integration_id)
+
+    async def replace(self, caller: Caller, integration_id: UUID, agent_id: UUID, rules: Rules) -> RulesOfIntegration:
+        """
+        Say what counts for one agent that may use it; what is not said is as for all.
+
+        Raises:
+            NotFound: no such integration, or it is not for this agent by itself.
+        """
+        caller.require(Permission.INTEGRATION_ALLOW)
+        await self.integrations.get(caller, integration_id)
+        which = {"integration_id": integration_id, "agent_id": agent_id}
+        async with caller.scope.transaction() as tx:
+            if not await tx.run("rules_of_agent_replace", **which, **rules.columns()):
+                raise NotFound("this agent is not among those that were named", hint="allow it first")
+            facts = {"agent": agent_id, **({"only": "as for all"} if rules.says_nothing else rules.facts())}
+            await self.audit.append(
+                caller.scope.company_id,
+                "integration.rules_set",
+                actor=caller.label,
+                integration=integration_id,
+                **facts,
+            )
         return await self.get(caller, integration_id)
 
     async def for_agent(self, caller: Caller, integrations: Sequence[UUID]) -> dict[UUID, Rules]:

@@ -66,6 +66,8 @@ async def show_one(visit: Visit) -> Response:
         most=max(count for _, count in details.uses),
         versions=details.versions[:MOST_VERSIONS],
         revocable=_is_revocable(visit, integration),
+        rules=await visit.app.rulebook.get(visit.caller, integration.id),
+        names={agent.id: agent.name for agent in agents},
         users=[agent for agent in agents if agent.state != "retired" and (integration.allow_all or agent.id in named)],
     )
 

@@ -6,6 +6,11 @@ ON CONFLICT (integration_id, agent_id) DO UPDATE SET
     allows = coalesce(excluded.allows, integration_agents.allows), asks = coalesce(excluded.asks, integration_agents.asks),
     per_minute = coalesce(excluded.per_minute, integration_agents.per_minute);
 
+-- name: rules_of_agent_replace
+-- What is not said is as for all.
+UPDATE integration_agents SET allows = %(allows)s::text[], asks = %(asks)s::text[], per_minute = %(per_minute)s::int
+WHERE integration_id = %(integration_id)s AND agent_id = %(agent_id)s;
+
 -- name: rules_of_all_set
 UPDATE integrations SET
     allows = coalesce(%(allows)s::text[], allows), asks = coalesce(%(asks)s::text[], asks),
