@@ -81,6 +81,7 @@ class Jobs:
             logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
             self._app = procrastinate.App(connector=connector(self.db.logins.jobs or self.db.logins.serve))
             self._app.task(name=TASK, queue=QUEUE)(self._delivered)
+            self._app.job_manager.finish_job = self._finished(self._app.job_manager.finish_job)  # type: ignore[method-assign]
         return self._app
 
     def start(self, at_once: int) -> None:
@@ -106,6 +107,16 @@ class Jobs:
     async def _delivered(self, company: str, run: str) -> None:
         assert self.deliver is not None
         await self.deliver(UUID(company), UUID(run))
+
+    def _finished(self, finish: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def finished(**given: Any) -> None:
+            try:
+                await finish(**given)
+            except Exception as error:
+                # It was told anew while we stood still, or the database is away; then it is told anew later.
+                log.info("a job could not be ended", error=type(error).__name__)
+
+        return finished
 
     async def _again(self, work: Callable[[], Awaitable[Any]]) -> None:
         while True:
