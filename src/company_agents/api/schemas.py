@@ -238,7 +238,7 @@ class ProviderScope(Out):
 class CredentialPlaceOut(Out):
     """Where the credential goes."""
 
-    kind: Literal["header", "query", "basic"]
+    kind: Literal["header", "query", "basic", "sigv4"]
     name: str
 
 

@@ -20,7 +20,7 @@ from company_agents.errors import WrongUsage
 if TYPE_CHECKING:
     from company_agents.integrations.costs import Month
 
-group = noun("limits", "What agents may spend, how many runs they may have at once, and how long those may take.")
+group = noun("limits", "What agents may spend, and how many runs they may have at once.")
 
 # No limit is below 0, so this is how an option says that one is removed.
 NONE = -1

@@ -73,6 +73,8 @@ def _told(provider: Provider) -> str:
 
 
 def _where(place: CredentialPlace) -> str:
+    if place.kind == "sigv4":
+        return "in a signature for AWS (SigV4): the secret is not sent"
     if place.kind == "header":
         return f"in the header {place.name}: {place.template}"
     return f"in the query, as {place.name}" if place.kind == "query" else f"as HTTP Basic, {place.template}"

@@ -12,7 +12,7 @@ from typing import Any
 from company_agents.errors import Failed, Tampered, WrongUsage
 from company_agents.integrations.oauth.model import Consent, Endpoints
 from company_agents.integrations.provider import Provider
-from company_agents.outgoing.destination import Destination, Placement
+from company_agents.outgoing.destination import Destination, Placement, parse_origin
 from company_agents.sensitive import Sensitive
 
 # 1: an API token. 2: a consent beside it.
@@ -140,6 +140,6 @@ def destination_for(
     if header is not None:
         placement = Placement.header(header, "Bearer {token}" if header.lower() == "authorization" else "{token}")
     else:
-        placement = Placement(place.kind, place.name, place.template)
+        placement = place.placement(parse_origin(url)[1])
     extra = provider.extra_hosts if base_url is None else ()
     return Destination.at(url, placement, allow_private=allow_private, extra_hosts=extra)

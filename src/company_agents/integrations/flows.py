@@ -29,7 +29,7 @@ from company_agents.integrations.open_flows import FLOW_MINUTES, OpenFlows, hash
 from company_agents.integrations.provider import HOST, Provider, Providers
 from company_agents.integrations.revocation import revoke_tokens
 from company_agents.integrations.wanted import Asked, Wanted
-from company_agents.outgoing.destination import Destination, Placement, origin, parse_origin
+from company_agents.outgoing.destination import Destination, origin, parse_origin
 from company_agents.sensitive import Sensitive
 
 # RFC 6749, 3.3, without the space between them.
@@ -280,7 +280,7 @@ class Flows:
             oauth, destination = self.providers.get(integration.provider).oauth, present.destination
             if oauth is not None and (place := oauth.credential) is not None:
                 # It was a token, which goes into another place of the call than what is to come.
-                destination = replace(destination, placement=Placement(place.kind, place.name, place.template))
+                destination = replace(destination, placement=place.placement(destination.host))
             return replace(wanted, provider=integration.provider), destination
         return (
             replace(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from company_agents.errors import ProbeFailed
+from company_agents.integrations import aws
 from company_agents.integrations.credential import Credential
 from company_agents.integrations.provider import Provider
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
@@ -39,6 +40,11 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
         Unproven: it did not say anything of the credential.
         Unavailable, Refused: the call could not be made.
     """
+    if provider.probe is None and credential.destination.placement.kind == "sigv4":
+        reply, name = await aws.identified(outgoing, credential.destination, credential.token)
+        if not aws.is_known(reply):
+            _check(provider, reply)
+        return Proof(name)
     if provider.probe is None:
         return Proof()
     headers = {**provider.headers, **({"Content-Type": "application/json"} if provider.probe.body else {})}
@@ -46,25 +52,28 @@ async def probe(outgoing: Outgoing, provider: Provider, credential: Credential) 
         provider.probe.method, provider.probe.path, "", headers, (provider.probe.body or "").encode()
     )
     reply = await outgoing.call(request, credential.destination, credential.token)
-    problem = refusal(provider, reply, strict=True)
-    if problem is not None:
-        if reply.status == 429 or reply.status >= 500:
-            raise Unproven(
-                f"{provider.title} did not accept the credential: {problem}",
-                hint="this may be no fault of the credential: try again later",
-            )
-        raise ProbeFailed(
-            f"{provider.title} did not accept the credential: {problem}",
-            hint=f"make a new one at {provider.token_page}"
-            if provider.token_page
-            else "check the token and the address",
-        )
+    _check(provider, reply)
     parsed = _json(reply.body)
     account = field(parsed, provider.probe.account) if provider.probe.account else None
     scopes = reply.headers.get(provider.probe.scopes_header or "", "")
     return Proof(
         account if isinstance(account, str) else None,
         tuple(scope for scope in (part.strip() for part in scopes.split(",")) if scope),
+    )
+
+
+def _check(provider: Provider, reply: OutgoingReply) -> None:
+    problem = refusal(provider, reply, strict=True)
+    if problem is None:
+        return
+    if reply.status == 429 or reply.status >= 500:
+        raise Unproven(
+            f"{provider.title} did not accept the credential: {problem}",
+            hint="this may be no fault of the credential: try again later",
+        )
+    raise ProbeFailed(
+        f"{provider.title} did not accept the credential: {problem}",
+        hint=f"make a new one at {provider.token_page}" if provider.token_page else "check the token and the address",
     )
 
 
@@ -78,6 +87,8 @@ def refusal(provider: Provider, reply: OutgoingReply, *, strict: bool) -> str | 
     said = next(
         (str(text)[:_MOST_SAID] for path in (rule.error if rule else ()) if (text := field(parsed, path))), None
     )
+    if said is None and provider.credential.kind == "sigv4":
+        said = aws.code_of(reply)
     if strict:
         failed = not 200 <= reply.status < 300 or (
             rule is not None and rule.ok is not None and not field(parsed, rule.ok)

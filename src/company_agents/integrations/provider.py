@@ -20,9 +20,12 @@ from company_agents.integrations.oauth.model import Endpoints
 from company_agents.integrations.provider_files import BadFile, BadText, Dropped, line_of
 from company_agents.integrations.provider_replies import Addresses
 from company_agents.outgoing.destination import Placement, parse_origin
+from company_agents.outgoing.signing import region_of, service_of
 
 # Stands in the endpoints of a service where each customer has a host: that of the integration's own address.
 HOST = "{host}"
+# Stand for what the name of a host says.
+SERVICE, REGION = "{service}", "{region}"
 # A hundred years, and ten: a moment beyond them is not to be reckoned with, and may not be one at all.
 MOST_DAYS, MOST_SECONDS = 36_500, 315_360_000
 
@@ -57,20 +60,34 @@ class _Table(BaseModel):
 class CredentialPlace(_Table):
     """
     Where the credential goes: into a header (with a template), a query parameter, or HTTP Basic. The template of Basic is
-    `user:password` with the token as one of them, or the token alone where a person pastes both with a colon between.
+    `user:password` with the token as one of them, or the token alone where a person pastes both with a colon between. With
+    `sigv4` the requests are signed for AWS: `name` is the service and `template` the region, or `{service}` and `{region}` where
+    the host's name says them.
     """
 
-    kind: Literal["header", "query", "basic"] = "header"
+    kind: Literal["header", "query", "basic", "sigv4"] = "header"
     name: str = "Authorization"
-    template: str = Field(default="{token}", pattern=r"^[^{}]*\{token\}[^{}]*$")
+    template: str = Field(default="{token}", pattern=r"^([^{}]*\{token\}[^{}]*|[a-z0-9-]+|\{region\})$")
 
     @model_validator(mode="after")
     def _can_be_filled(self) -> CredentialPlace:
         try:
-            Placement(self.kind, self.name, self.template)
+            self.placement("s3.amazonaws.com")
         except WrongUsage as error:
             raise ValueError(error.sentence) from None
         return self
+
+    def placement(self, host: str) -> Placement:
+        """
+        The place in calls to a host.
+
+        Raises:
+            WrongUsage: the host does not say which service it is.
+        """
+        if self.kind != "sigv4":
+            return Placement(self.kind, self.name, self.template)
+        service = service_of(host) if self.name == SERVICE else self.name
+        return Placement("sigv4", service, region_of(host) if self.template == REGION else self.template)
 
 
 class Scope(_Table):

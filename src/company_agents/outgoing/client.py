@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote_plus
@@ -177,7 +177,11 @@ class Outgoing:
         """
         placed = destination.placement.place(credential) if credential else _NOTHING
         patterns = Patterns(placed.searched)
-        with self._watched(credential) if credential else nullcontext():
+        with ExitStack() as watching:
+            for secret in ((credential, *placed.searched) if placed.signer else (credential,)) if credential else ():
+                watching.enter_context(self._watched(secret))
+            if placed.signer and not placed.signer.may_stream(destination.scheme, request.length):
+                request = await self._at_hand(request)
             response, host, explain = await self._follow(request, destination, placed, follows, fresh)
             try:
                 yield StreamedReply(response, host, patterns, limit, explain)
@@ -204,6 +208,17 @@ class Outgoing:
                 return response, hop.target.host, upload.explain
             response.close()
             hop, left = following, left - 1
+
+    async def _at_hand(self, request: OutgoingRequest) -> OutgoingRequest:
+        """A request whose body is there whole, since it is signed."""
+        if isinstance(request.body, bytes):
+            return request
+        body = bytearray()
+        async for chunk in request.body:
+            body += chunk
+            if len(body) > self._request_limit:
+                raise _too_large(self._request_limit)
+        return replace(request, body=bytes(body), length=None)
 
     def _first_hop(self, request: OutgoingRequest, destination: Destination, placed: Placed) -> redirects.Hop:
         if isinstance(request.body, bytes) and len(request.body) > self._request_limit:
@@ -297,9 +312,14 @@ def _dressed(hop: redirects.Hop, destination: Destination, placed: Placed) -> tu
     target, headers = hop.target, hop.headers.copy()
     if placed.parameter:
         target = replace(target, query=_with_parameter(target.query, placed.parameter, placed.value.reveal_text()))
+    if placed.signer:
+        # A sign that some read as a blank and others as itself would make it another signature.
+        target = replace(target, query=target.query.replace("+", "%20"))
     url = admit(destination, target)
     if placed.header:
         headers[placed.header] = placed.value.reveal_text()
+    if placed.signer:
+        placed.signer.sign(target.method, url, headers, hop.body if isinstance(hop.body, bytes) else None)
     return url, headers
 
 

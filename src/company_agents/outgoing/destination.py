@@ -18,6 +18,7 @@ from urllib.parse import quote
 from company_agents.errors import Failed, WrongUsage
 from company_agents.outgoing.addresses import Kind, Reach, canonical_host, kind_of, literal
 from company_agents.outgoing.header_rules import TOKEN, is_ours
+from company_agents.outgoing.signing import NAME, Signer
 from company_agents.sensitive import Sensitive
 
 _FORMAT = 1
@@ -29,13 +30,15 @@ _PRINTABLE = re.compile(r"[\x20-\x7e]+")
 @dataclass(frozen=True, slots=True)
 class Placed:
     """
-    A credential, made ready for its place: a header or a query parameter, and what replies are searched for.
+    A credential, made ready for its place: a header or a query parameter, or what signs with it; and what replies are
+    searched for.
     """
 
     header: str | None
     parameter: str | None
     value: Sensitive
     searched: tuple[Sensitive, ...]
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,11 @@ class Placement:
     The place of a credential in a call.
 
     `template` holds `{token}` once: the header's value for `header`, `user:password` for `basic`
-    (RFC 7617) or nothing else where the token is such a pair itself, and nothing else for `query`.
+    (RFC 7617) or nothing else where the token is such a pair itself, and nothing else for `query`. With `sigv4` the request is
+    signed for AWS: `name` is the service, and `template` the region.
     """
 
-    kind: Literal["header", "query", "basic"]
+    kind: Literal["header", "query", "basic", "sigv4"]
     name: str
     template: str = _SLOT
 
@@ -66,8 +70,12 @@ class Placement:
         return cls("basic", "Authorization", f"{user}:{password}")
 
     def __post_init__(self) -> None:
+        if self.kind == "sigv4":
+            if not NAME.fullmatch(self.name) or not NAME.fullmatch(self.template):
+                raise WrongUsage("a signature for AWS names a service and a region, such as s3 and eu-central-1")
+            return
         if self.kind not in ("header", "query", "basic"):
-            raise WrongUsage("a credential goes into a header, a query parameter or Basic authentication")
+            raise WrongUsage("a credential goes into a header, a query parameter, Basic authentication or a signature")
         if not TOKEN.fullmatch(self.name):
             raise WrongUsage("this is not the name of a header or a query parameter")
         if self.kind == "header" and is_ours(self.name) and self.name.lower() not in ("authorization", "cookie"):
@@ -87,6 +95,9 @@ class Placement:
         Raises:
             WrongUsage: it holds characters that cannot go there.
         """
+        if self.kind == "sigv4":
+            signer = Signer.of(self.name, self.template, credential)
+            return Placed(None, None, Sensitive(b""), signer.searched, signer)
         text = _printable(credential)
         if self.kind == "query":
             return Placed(None, self.name, Sensitive(quote(text, safe="")), (credential,))
