@@ -435,8 +435,8 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         assert "Use of an integration refused" in (await browser.get(audit, params={"kind": "integration."})).text
         # Kinds that are only in the other log are not offered.
         assert set(re.findall(r"\?kind=([a-z]+)\.", first.text)) == {
-            *("credential", "integration", "consent", "provider", "agent", "run", "schedule", "member", "webhook"),
-            "secret",
+            *("credential", "integration", "approval", "consent", "provider", "agent", "run", "schedule", "member"),
+            *("webhook", "secret"),
         }
         instance = await browser.get("/audit")
         assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {

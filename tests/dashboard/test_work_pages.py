@@ -18,7 +18,7 @@ from company_agents.dashboard import live
 from company_agents.dashboard.forms import dollars
 from company_agents.dashboard.spent import chart
 from company_agents.dashboard.telling import lasted, money, plain, short
-from company_agents.errors import WrongUsage
+from company_agents.errors import ApprovalNeeded, WrongUsage
 from company_agents.identity.permissions import Role
 from company_agents.integrations.costs import DaySum
 from company_agents.integrations.rules import Rules
@@ -304,6 +304,32 @@ async def test_whatever_an_agent_has_written_is_shown_as_text(
             event = (await stream.until("alert(1)"))[-1]
         assert "<script" not in event.data["html"], place
         assert "<img" not in event.data["html"], place
+
+
+async def test_every_page_of_a_company_says_how_many_requests_wait_for_a_person(
+    app: App, somebody: Person, tenant: Any
+) -> None:
+    here = await tenant()
+    rules = Rules.read(ask=["POST /**"])
+    await app.integrations.connect(
+        here.local,
+        "generic",
+        Sensitive("a-token-of-it"),
+        name="bank",
+        base_url="https://bank.example",
+        allow=[here.agent.agent_id()],
+        rules=rules,
+    )
+    home = f"/companies/{here.company.id}"
+    async with somebody.client() as browser:
+        assert "for a person" not in text_of((await browser.get(f"{home}/tasks")).text)
+        for amount in (1, 2):
+            with pytest.raises(ApprovalNeeded):
+                await app.requests.request(here.agent, "bank", "POST", "/pay", body={"amount": amount})
+        for place in ("", "/tasks", "/costs", f"/agents/{here.agent.agent_id()}"):
+            assert "Approvals 2 wait for a person" in text_of((await browser.get(f"{home}{place}")).text), place
+        refused = await browser.post(f"{home}/tasks/new", data={"title": ""})
+    assert "Approvals 2 wait for a person" in text_of(refused.text)
 
 
 # — an agent: memory, adapter, limits —

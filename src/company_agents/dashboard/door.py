@@ -92,6 +92,8 @@ async def _admit(visit: Visit, page: Page) -> Response | None:
         return go("/sign-in", **{"return": here(visit.request)})
     if "company" in visit.request.path_params:
         await visit.enter(visit.id("company"))
+        if not page.stream:
+            visit.waiting = await visit.app.approvals.waiting(visit.caller)
     if page.permission is not None:
         visit.require(page.permission)
     if page.is_confirmed and not visit.session.confirmed:

@@ -37,6 +37,8 @@ class Visit:
     signed_in: tuple[Principal, Session] | None = None
     _caller: Caller | None = field(default=None, repr=False)
     _company: Company | None = None
+    # Requests that wait for a person to approve them, in this company.
+    waiting: int = 0
 
     @property
     def me(self) -> Principal:
