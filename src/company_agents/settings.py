@@ -60,19 +60,19 @@ class Settings(BaseSettings):
     home: Path = _setting(None, "COMPANY_AGENTS_HOME", "the instance home; holds the database, the key and the logs")
     master_key_path: str | None = _setting(None, "MASTER_KEY_PATH", "where the master key's file lies")
     master_key_source: SecretStr | None = _setting(None, "MASTER_KEY_SOURCE", "the address of the key source")
-    key_period: int = Field(
-        default=365,
-        ge=1,
-        le=36500,
-        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_PERIOD"),
-        description="days after which a master key is called old, and its rotation is asked for",
+    key_period: int = _number(
+        365,
+        "COMPANY_AGENTS_KEY_PERIOD",
+        "days after which a master key is called old, and its rotation is asked for",
+        1,
+        36500,
     )
-    key_grace: int = Field(
-        default=30,
-        ge=0,
-        le=36500,
-        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_GRACE"),
-        description="days that a rotated master key is kept for older backups, before it can be pruned",
+    key_grace: int = _number(
+        30,
+        "COMPANY_AGENTS_KEY_GRACE",
+        "days that a rotated master key is kept for older backups, before it can be pruned",
+        0,
+        36500,
     )
     key_timeout: float = Field(
         default=10.0,
@@ -120,12 +120,8 @@ class Settings(BaseSettings):
     database_direct_url: SecretStr | None = _setting(
         None, "DATABASE_DIRECT_URL", "the same database without a pooler: for migrations and for work on the instance"
     )
-    database_pool: int = Field(
-        default=16,
-        ge=2,
-        le=200,
-        validation_alias=AliasChoices("COMPANY_AGENTS_DATABASE_POOL"),
-        description="connections that one orchestrator keeps to serve requests, at most",
+    database_pool: int = _number(
+        16, "COMPANY_AGENTS_DATABASE_POOL", "connections that one orchestrator keeps to serve requests, at most", 2, 200
     )
     postgres_bin: Path | None = _setting(
         None, "COMPANY_AGENTS_POSTGRES_BIN", "folder of another Postgres to embed; unset: the one installed with us"
@@ -162,12 +158,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_CALL_TIMEOUT"),
         description="seconds that one outgoing call may take",
     )
-    company_calls: int = Field(
-        default=50,
-        ge=1,
-        le=1000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_COMPANY_CALLS"),
-        description="outgoing calls of one company that are under way at once; the next wait for half of a call's time",
+    company_calls: int = _number(
+        50,
+        "COMPANY_AGENTS_COMPANY_CALLS",
+        "outgoing calls of one company that are under way at once; the next wait for half of a call's time",
+        1,
+        1000,
     )
     call_limit: int = Field(
         default=10 * 1024 * 1024,
@@ -208,19 +204,15 @@ class Settings(BaseSettings):
         "where the audit chains go out to as they grow: addresses, separated by commas, each with `required` before it where "
         "no credential is to be used while it cannot be written; see [audit-sinks.md](audit-sinks.md)",
     )
-    refreshes: int = Field(
-        default=16,
-        ge=1,
-        le=1000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_REFRESHES"),
-        description="consents that one orchestrator refreshes at once",
+    refreshes: int = _number(
+        16, "COMPANY_AGENTS_REFRESHES", "consents that one orchestrator refreshes at once", 1, 1000
     )
-    probe_every: int = Field(
-        default=24,
-        ge=0,
-        le=8760,
-        validation_alias=AliasChoices("COMPANY_AGENTS_PROBE_EVERY"),
-        description="hours after which each integration is tried at its provider by itself; 0: never",
+    probe_every: int = _number(
+        24,
+        "COMPANY_AGENTS_PROBE_EVERY",
+        "hours after which each integration is tried at its provider by itself; 0: never",
+        0,
+        8760,
     )
     bubblewrap: Path | None = _setting(
         None,
@@ -241,12 +233,8 @@ class Settings(BaseSettings):
     run_file_size: int = _number(
         1024, "COMPANY_AGENTS_RUN_FILE_SIZE", "MiB that one file written by a run may have", 1, 1_000_000
     )
-    runs: int = Field(
-        default=20,
-        ge=0,
-        le=1000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_RUNS"),
-        description="runs that one orchestrator executes at once; 0: none, others do",
+    runs: int = _number(
+        20, "COMPANY_AGENTS_RUNS", "runs that one orchestrator executes at once; 0: none, others do", 0, 1000
     )
     run_lease: int = Field(
         default=300,
