@@ -190,7 +190,7 @@ class _Anthropic(_Wire):
             assert all(block["text"].strip() for block in blocks if block["type"] == "text"), "text is empty"
             assert all(isinstance(block["input"], dict) for block in blocks if block["type"] == "tool_use"), "input"
             open_calls = {block["id"] for block in blocks if block["type"] == "tool_use"}
-        assert body["messages"][-1]["role"] == "user", "the last message is the user's"
+        assert not open_calls, "tool_use without tool_result"
 
     def events(self, step: Say) -> Iterable[str]:
         def event(kind: str, **fields: Any) -> str:

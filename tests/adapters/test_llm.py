@@ -56,8 +56,9 @@ async def test_a_task_is_done_from_end_to_end_through_the_doors(
     )
     # The second call only gets its answer once the first has arrived as well: they are made at once.
     waiting = asyncio.create_task(once_both_wait())
-    assert await here.run(written, task=task.id) == Outcome("finished")
-    await waiting
+    async with asyncio.timeout(20):
+        assert await here.run(written, task=task.id) == Outcome("finished")
+        await waiting
 
     done = await app.tasks.get(here.tenant.local, task.id)
     assert (done.status, [comment.text for comment in done.comments][-1]) == ("done", "I said hello.")
@@ -194,6 +195,16 @@ async def test_an_answer_that_is_cut_off_goes_on_and_not_for_ever(desk: MakeDesk
         await here.run(written, "count")
     assert len(llm.bodies) == MOST_CUT_OFF
     assert llm.problems == []
+
+
+async def test_an_answer_that_pauses_goes_on(desk: MakeDesk, llm: Llm) -> None:
+    here, written = await desk(), Written()
+    llm.play(Say("I look,", stop="pause_turn"), Say(" and look,", stop="pause_turn"), Say(stop="max_tokens"), Say("."))
+    assert await here.run(written, "look") == Outcome("finished")
+    assert llm.problems == []
+    last = [message["role"] for message in llm.bodies[2]["messages"]]
+    assert last == ["user", "assistant"]
+    assert "Go on exactly" in told(llm.bodies[3])
 
 
 async def test_a_run_has_so_many_answers_and_no_more(desk: MakeDesk, llm: Llm) -> None:

@@ -56,7 +56,7 @@ class Messages:
                 messages[-1]["content"] += blocks
             elif blocks:
                 messages.append({"role": role, "content": blocks})
-        if messages:
+        if messages and messages[-1]["role"] == "user":
             last = messages[-1]["content"]
             last[-1] = {**last[-1], **_CACHED}
         return {
