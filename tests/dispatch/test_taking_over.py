@@ -208,6 +208,30 @@ async def stopped(there: Orchestrator, run_id: UUID) -> bool:
     return run_id in there.adapter.stopped
 
 
+async def test_under_a_seal_nothing_is_executed_and_after_it_the_work_goes_on(
+    app: App, desk: MakeDesk, orchestrator: Orchestrate
+) -> None:
+    here = await desk()
+    there = await orchestrator(adapter=Scripted(does=hang))
+    app.panic.followers.append(there.dispatcher.seal)
+    try:
+        run, waiting = await here.start(), None
+        await there.begins(run.id)
+        waiting = await here.start()
+        await there.begins(waiting.id)
+        await app.panic.seal("local:tester")
+        await until(lambda: stopped(there, run.id), "it goes on under a seal")
+        await until(lambda: stopped(there, waiting.id), "it goes on under a seal")
+        await there.dispatcher.deliver(run.company_id, run.id)
+        assert there.dispatcher.running == 0
+    finally:
+        app.panic.followers.remove(there.dispatcher.seal)
+        if app.held.sealed:
+            await app.panic.unseal("local:tester")
+    await lease_over(here, run.id)
+    await until(lambda: begun(there, run.id, 2), "its work is lost")
+
+
 async def test_two_who_are_told_of_one_run_begin_it_once(desk: MakeDesk, orchestrator: Orchestrate) -> None:
     here = await desk()
     one, other = await orchestrator(), await orchestrator()

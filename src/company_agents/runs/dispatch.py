@@ -123,14 +123,18 @@ class Dispatcher:
         """
         if self._closing or self.sealed() or run_id in self._running:
             return
-        scope = CompanyScope(company_id, self.db)
-        with contextlib.suppress(Sealed):
-            claimed = await self.claims.begin(scope, run_id)
-            if claimed is not None:
-                task = asyncio.create_task(self._execute(claimed), name=f"execution of {run_id}")
-                self._executing.add(task)
-                task.add_done_callback(self._executing.discard)
-                await asyncio.shield(task)
+        try:
+            claimed = await self.claims.begin(CompanyScope(company_id, self.db), run_id)
+        except Exception as error:
+            # It stays queued, and is told of again.
+            said = error.reason if isinstance(error, CompanyAgentsError) else type(error).__name__
+            log.warning("a run could not be begun", run=str(run_id), error=said)
+            return
+        if claimed is not None:
+            task = asyncio.create_task(self._execute(claimed), name=f"execution of {run_id}")
+            self._executing.add(task)
+            task.add_done_callback(self._executing.discard)
+            await asyncio.shield(task)
 
     async def _execute(self, claimed: Claimed) -> None:
         adapter = self.adapters[claimed.row["adapter"]]

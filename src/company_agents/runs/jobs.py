@@ -81,13 +81,14 @@ class Jobs:
             logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
             self._app = procrastinate.App(connector=connector(self.db.logins.jobs or self.db.logins.serve))
             self._app.task(name=TASK, queue=QUEUE)(self._delivered)
-            self._app.job_manager.finish_job = self._finished(self._app.job_manager.finish_job)  # type: ignore[method-assign]
+            manager: Any = self._app.job_manager
+            manager.finish_job = self._finished(manager.finish_job)
         return self._app
 
     def start(self, at_once: int) -> None:
         """Listen, and take so many jobs at once; and tell anew of those whose orchestrator died."""
         # Loaded now: later, calls would wait for it.
-        assert self.app
+        _ = self.app
         self._tasks = [
             asyncio.create_task(self._again(lambda: self._listen(at_once)), name="jobs"),
             asyncio.create_task(self._again(self._reap), name="stalled jobs"),
