@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote_plus
 
 import aiohttp
@@ -18,7 +19,7 @@ from yarl import URL
 
 from company_agents import __version__
 from company_agents.errors import Refused, Unavailable
-from company_agents.outgoing import guard, header_rules, redirects
+from company_agents.outgoing import guard, header_rules, redirects, websocket
 from company_agents.outgoing.addresses import Reach
 from company_agents.outgoing.destination import Destination, Placed
 from company_agents.outgoing.failures import FOREIGN, explain
@@ -42,6 +43,8 @@ class OutgoingRequest:
 
     A body that is an async iterable is streamed, cannot be sent twice, and so does not follow a
     redirect that asks for it again. `length` says how many bytes it has, where that is known; else it goes in chunks.
+
+    `socket`: a WebSocket is asked for, with these subprotocols.
     """
 
     method: str
@@ -51,6 +54,7 @@ class OutgoingRequest:
     body: bytes | AsyncIterable[bytes] = field(default=b"", repr=False)
     host: str | None = None
     length: int | None = None
+    socket: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Outgoing:
         idle_time: seconds that a streamed reply may be silent.
         request_limit: bytes of a request's body.
         stream_limit: bytes of one that is streamed.
+        message_limit: bytes of a message of a WebSocket.
         reply_limit: bytes of a buffered reply's body, before and after decoding.
         connections: open at once per kind of network. Far more than one company may have calls under way: who
             waits here would wait for another company's.
@@ -94,6 +99,7 @@ class Outgoing:
         idle_time: float = 300,
         request_limit: int = 10 * MEBIBYTE,
         stream_limit: int = 4096 * MEBIBYTE,
+        message_limit: int = MEBIBYTE,
         reply_limit: int = 10 * MEBIBYTE,
         connections: int = 1000,
         resolve: guard.Resolve = guard.resolve,
@@ -106,11 +112,13 @@ class Outgoing:
         self._idle_time = idle_time
         self._request_limit = request_limit
         self._stream_limit = stream_limit
+        self._message_limit = message_limit
         self._reply_limit = reply_limit
         self._connections = connections
         self._resolve = resolve
         self._watched = watched
         self._sessions: dict[tuple[Reach, bool], aiohttp.ClientSession] = {}
+        self._socket_sessions: dict[Reach, aiohttp.ClientSession] = {}
 
     async def start(self) -> None:
         """
@@ -118,12 +126,20 @@ class Outgoing:
         connections that serve once.
         """
         tls = await asyncio.to_thread(tls_context, self._ca_file)
-        self._sessions = {(reach, once): self._session(reach, tls, once) for reach in Reach for once in (False, True)}
+        for reach in Reach:
+            for once in (False, True):
+                pool = guard.connector(reach, tls, self._resolve, self._connections, networks=self._networks, once=once)
+                self._sessions[reach, once] = self._session(pool)
+                if not once:
+                    self._socket_sessions[reach] = self._session(
+                        pool, middlewares=(websocket.never_elsewhere,), connector_owner=False
+                    )
 
     async def close(self) -> None:
         """Close all connections."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
+        sessions = (*self._socket_sessions.values(), *self._sessions.values())
+        self._sessions, self._socket_sessions = {}, {}
+        for session in sessions:
             await session.close()
 
     async def call(self, request: OutgoingRequest, destination: Destination, credential: Sensitive) -> OutgoingReply:
@@ -168,6 +184,8 @@ class Outgoing:
         Make one call; the reply's head is there, its body comes as it is read. Without a credential there is nothing to
         search it for.
 
+        A WebSocket that was asked for is a `SocketReply`, unless the provider answers otherwise.
+
         Args:
             limit: bytes of the reply's body; None: any number.
             follows: which redirects are followed.
@@ -182,6 +200,10 @@ class Outgoing:
                 watching.enter_context(self._watched(secret))
             if placed.signer and not placed.signer.may_stream(destination.scheme, request.length):
                 request = await self._at_hand(request)
+            if request.socket is not None:
+                async with self._socket(request, destination, placed, patterns) as socket:
+                    yield socket
+                return
             response, host, explain = await self._follow(request, destination, placed, follows, fresh)
             try:
                 yield StreamedReply(response, host, patterns, limit, explain)
@@ -208,6 +230,16 @@ class Outgoing:
                 return response, hop.target.host, upload.explain
             response.close()
             hop, left = following, left - 1
+
+    def _socket(
+        self, request: OutgoingRequest, destination: Destination, placed: Placed, patterns: Patterns
+    ) -> AbstractAsyncContextManager[StreamedReply]:
+        url, headers = _dressed(self._first_hop(request, destination, placed), destination, placed)
+        session = self._socket_sessions.get(destination.reach)
+        if session is None:
+            raise Unavailable("outgoing calls are closed")
+        limits = {"limit": self._message_limit, "reply_limit": self._reply_limit}
+        return websocket.opened(session, url, headers, request.socket or (), patterns, **limits)
 
     async def _at_hand(self, request: OutgoingRequest) -> OutgoingRequest:
         """A request whose body is there whole, since it is signed."""
@@ -255,9 +287,9 @@ class Outgoing:
             failure = upload.explain(exc)
         raise failure
 
-    def _session(self, reach: Reach, tls: ssl.SSLContext, once: bool) -> aiohttp.ClientSession:
+    def _session(self, connector: aiohttp.TCPConnector, **more: Any) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=guard.connector(reach, tls, self._resolve, self._connections, networks=self._networks, once=once),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither proxies nor .netrc
             auto_decompress=False,
@@ -268,6 +300,7 @@ class Outgoing:
             ),
             max_field_size=_LONGEST_HEADER,
             max_line_size=_LONGEST_HEADER,
+            **more,
         )
 
 
