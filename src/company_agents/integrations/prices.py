@@ -54,8 +54,8 @@ class Price(_Table):
     it; in US dollars for a million tokens.
 
     `valid_from` is the day, in UTC, from which on it counts; `prompt_over`: for calls whose prompt has more tokens than that;
-    `tier`: for calls at another speed, or served elsewhere, than the list price is for. What a cache has costs like input
-    where nothing is said of it. `search`: for a thousand searches of the web.
+    `tier`: for calls at another speed, or served elsewhere, than the list price is for. Where nothing is said of a cache, what is read
+    from it costs like input, and what is written twice that: rather too much than too little. `search`: for a thousand searches of the web.
     """
 
     model: str = Field(pattern=r"^[!-~]+$", max_length=200)
@@ -80,8 +80,8 @@ class Price(_Table):
         if usage.searches and self.search is None:
             return None
         read = self.input if self.cache_read is None else self.cache_read
-        write = self.input if self.cache_write is None else self.cache_write
-        hour = write if self.cache_write_hour is None else self.cache_write_hour
+        write = 2 * self.input if self.cache_write is None else self.cache_write
+        hour = max(write, 2 * self.input) if self.cache_write_hour is None else self.cache_write_hour
         kept = min(usage.cache_write_hour_tokens, usage.cache_write_tokens)
         # A dollar for a million tokens is a millionth of a dollar for one.
         cost = usage.input_tokens * self.input + usage.output_tokens * self.output + usage.cache_read_tokens * read
@@ -111,6 +111,7 @@ _SAID = {
     "less_than_equal": "is far too much",
     "decimal_max_places": f"has at most {_DIGITS} decimals",
     "too_short": "has no prices",
+    "string_pattern_mismatch": "does not look as it should: docs/costs.md says how",
 }
 
 Table = dict[str, tuple[Price, ...]]
