@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -160,19 +161,22 @@ class Database:
         """The same, over the connection of the look-ups: callers may hold all the others."""
         return await self._ask(self._look_ups, query, params)
 
-    async def look_up(self, query: str, company_id: UUID, row_id: UUID) -> Row | None:
+    async def look_up(self, query: str, company_id: UUID, *key: UUID | int | str | datetime | None) -> Row | None:
         """
-        A row by its company and id, through a named statement that takes many of both and sets the scope of each; see
-        `Gathered`. What stands before every call comes this way.
+        A row by its company and the rest of its key, through a named statement that takes many of each and sets the scope of
+        each; see `Gathered`. What stands before every call comes this way.
         """
+        if not all(_is_storable(part) for part in key if isinstance(part, str)):
+            # There is none, and the server's word for that would be for all who ask with this one.
+            return None
         gathered = self._gathered.get(query)
         if gathered is None:
 
-            async def ask(companies: list[UUID], ids: list[UUID]) -> list[Row]:
-                return await self._ask(self._look_ups, query, (array_text(companies), array_text(ids)))
+            async def ask(*columns: list[Any]) -> list[Row]:
+                return await self._ask(self._look_ups, query, tuple(map(array_text, columns)))
 
             gathered = self._gathered[query] = Gathered(ask)
-        return await gathered.one(company_id, row_id)
+        return await gathered.one(company_id, *key)
 
     async def commit_events(self, params: Sequence[Any]) -> list[Row]:
         """The audit committer's statement, over the connection that is kept for it."""
@@ -254,9 +258,25 @@ def _is_gone(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def array_text(values: Iterable[UUID | int | str]) -> str:
-    """Ids, key ids or numbers as the text of an array. The driver's own way, element by element, takes longer than to store them."""
-    return "{" + ",".join(map(str, values)) + "}"
+def array_text(values: Iterable[UUID | int | str | datetime | None]) -> str:
+    """Values as the text of an array. The driver's own way, element by element, takes longer than to store them."""
+    return "{" + ",".join(map(_element, values)) + "}"
+
+
+def _element(value: UUID | int | str | datetime | None) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case UUID() | int():
+            return str(value)
+        case datetime():
+            return f'"{value.isoformat()}"'
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _is_storable(text: str) -> bool:
+    """Whether the server takes a text: not with a zero byte, or half of a character."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @contextlib.asynccontextmanager

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 Row = dict[str, Any]
-Ask = Callable[[list[UUID], list[UUID]], Awaitable[list[Row]]]
+# Takes a list for each part of the keys.
+Ask = Callable[..., Awaitable[list[Row]]]
 
 # More in one statement would make the first wait for the last.
 MOST_AT_ONCE = 64
@@ -19,14 +19,13 @@ MOST_AT_ONCE = 64
 
 @dataclass(slots=True)
 class _Waiting:
-    company_id: UUID
-    row_id: UUID
+    key: tuple[Any, ...]
     answer: asyncio.Future[Row | None]
 
 
 class Gathered:
     """
-    Rows by their company and id. `ask` takes the companies and the ids of several, and gives the rows that it
+    Rows by their keys, such as company and id. `ask` takes a list for each part of several keys, and gives the rows that it
     finds; `n`, counted from 1, says which each answers. Nothing is kept: a look-up never takes part in a statement that
     was sent before it was asked for, so it sees everything that was acknowledged by then.
     """
@@ -37,20 +36,20 @@ class Gathered:
         self._busy = False
         self._task: asyncio.Task[None] | None = None
 
-    async def one(self, company_id: UUID, row_id: UUID) -> Row | None:
+    async def one(self, *key: Any) -> Row | None:
         """
-        A row, or None where that company has none of this id.
+        A row, or None where there is none of this key.
 
         Raises:
             CompanyAgentsError: what `ask` raised for all that went together.
         """
         if self._busy:
             answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Waiting(company_id, row_id, answer))
+            self._waiting.append(_Waiting(key, answer))
             return await answer
         self._busy = True
         try:
-            found = await self._ask([company_id], [row_id])
+            found = await self._ask(*([part] for part in key))
             return found[0] if found else None
         finally:
             # In a task of its own, and not in that of one of them: who gives up must not take the others along.
@@ -70,7 +69,7 @@ class Gathered:
 
     async def _answer_these(self, batch: list[_Waiting]) -> None:
         try:
-            found = await self._ask([entry.company_id for entry in batch], [entry.row_id for entry in batch])
+            found = await self._ask(*map(list, zip(*(entry.key for entry in batch), strict=True)))
             rows = {row["n"]: row for row in found}
             for n, entry in enumerate(batch, start=1):
                 if not entry.answer.done():

@@ -288,24 +288,16 @@ class Relay:
             by: dict[str, Any] = {"id": UUID(integration), "name": None}
         except ValueError:
             by = {"id": None, "name": integration}
-        agent_id, run_id, token_at = caller.agent_id(), caller.principal.run_id, caller.principal.token_at
         mark = self.open_streams.mark()
-        async with caller.scope.transaction() as tx:
-            which = {
-                "agent_id": agent_id,
-                "run_id": run_id,
-                "fence": caller.principal.fence,
-                "token_at": token_at,
-                **by,
-            }
-            row = await tx.one("integration_for_use", **which)
-            if row is not None and run_id is not None and not row["is_pinned"]:
-                # Allowed after the run began: it is pinned at its first use.
-                await self.integrations.versions.pin(tx, run_id, agent_id, row["id"])
-                row = await tx.one("integration_for_use", **which)
-            there = await tx.one("integration_there", **by) if row is None else None
-            if row is not None and not row["is_cut"] and request is not None:
-                await self._permitted(tx, caller, row, request, again=again)
+        row = await self._looked_up(caller, by)
+        if row is not None and caller.principal.run_id is not None and not row["is_pinned"]:
+            # Allowed after the run began: it is pinned at its first use.
+            async with caller.scope.transaction() as tx:
+                await self.integrations.versions.pin(tx, caller.principal.run_id, caller.agent_id(), row["id"])
+            row = await self._looked_up(caller, by)
+        if row is not None and not row["is_cut"] and request is not None:
+            await self._permitted(caller, row, request, again=again)
+        there = await self._there(caller, by) if row is None else None
         if row is None:
             # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
             self.audit.refusal(
@@ -327,15 +319,26 @@ class Relay:
         row["looked_at"], row["mark"] = time.monotonic(), mark
         return row
 
-    async def _permitted(self, tx: Any, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
-        """
-        Whether this very call may be made: its method and path, how often. In the transaction in which it was found. Looked
-        up `again`, it counts once.
-        """
+    async def _looked_up(self, caller: Caller, by: dict[str, Any]) -> Found | None:
+        principal = caller.principal
+        return await self.store.db.look_up(
+            "integration_lookup",
+            *(caller.scope.company_id, caller.agent_id(), principal.run_id, principal.fence, principal.token_at),
+            *(by["id"], by["name"]),
+        )
+
+    async def _there(self, caller: Caller, by: dict[str, Any]) -> Found | None:
+        async with caller.scope.transaction() as tx:
+            found: Found | None = await tx.one("integration_there", **by)
+            return found
+
+    async def _permitted(self, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
+        """Whether this very call may be made: its method and path, how often. Looked up `again`, it counts once."""
         try:
             found["is_asked"] = rules.judge(found, request)
-            if not again:
-                await rates.count(tx, found, caller.agent_id())
+            if not again and found["per_minute"]:
+                async with caller.scope.transaction() as tx:
+                    await rates.count(tx, found, caller.agent_id())
         except Refused as error:
             # Not the path: an agent may ask for any, and each would be an event of its own.
             facts = {"actor": caller.label, "integration": found["id"], "reason": error.reason}

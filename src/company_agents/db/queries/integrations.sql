@@ -24,26 +24,8 @@ JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current'
 WHERE i.id = %(id)s AND (%(agent_id)s::uuid IS NULL OR i.allow_all OR EXISTS (
         SELECT FROM integration_agents a WHERE a.integration_id = i.id AND a.agent_id = %(agent_id)s));
 
--- name: integration_for_use
--- For a run, the version that it is pinned to, also one that was cut; else the current one.
-SELECT i.id, i.provider, i.name, i.destination, i.status, v.version, v.secret_id, v.consent, v.written_by, v.refresh_problem,
-       version_is_ending(v) AS is_ending,
-       -- What is said of this agent; where nothing is, of all.
-       coalesce(a.allows, i.allows) AS allows, coalesce(a.asks, i.asks) AS asks, coalesce(a.per_minute, i.per_minute) AS per_minute,
-       p.run_id IS NOT NULL AS is_pinned, coalesce(p.cut_at IS NOT NULL, false) OR v.state = 'retired' AS is_cut
-FROM integrations i
-LEFT JOIN integration_agents a ON a.integration_id = i.id AND a.agent_id = %(agent_id)s
-LEFT JOIN run_pins p ON p.integration_id = i.id AND p.run_id = %(run_id)s::uuid
-JOIN credential_versions v ON v.integration_id = i.id
-    AND CASE WHEN p.run_id IS NULL THEN v.state = 'current' ELSE v.version = p.version END
-WHERE (i.id = %(id)s::uuid OR i.name = %(name)s::text) AND (i.allow_all OR a.agent_id IS NOT NULL)
-  -- The door has looked; but a call may have waited for its turn since.
-  AND EXISTS (SELECT FROM agents g WHERE g.id = %(agent_id)s AND g.state = 'active')
-  AND (%(token_at)s::timestamptz IS NULL OR EXISTS (SELECT FROM secrets t
-        WHERE t.name = 'agent_token/' || %(agent_id)s::uuid AND t.company_id = i.company_id AND t.updated_at = %(token_at)s))
-  AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs r WHERE r.id = %(run_id)s
-        AND r.agent_id = %(agent_id)s AND r.state = 'running' AND r.fence = %(fence)s::bigint
-        AND r.lease_until > clock_timestamp()));
+-- name: integration_lookup
+SELECT * FROM integration_lookup(%s::uuid[], %s::uuid[], %s::uuid[], %s::bigint[], %s::timestamptz[], %s::uuid[], %s::text[]);
 
 -- name: integration_there
 SELECT id FROM integrations WHERE id = %(id)s::uuid OR name = %(name)s::text;
