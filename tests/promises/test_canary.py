@@ -23,7 +23,7 @@ from company_agents.db.embedded import join
 from tests.cli.processes import machine_in
 from tests.cli.warm import warm
 from tests.database.processes import wait_stopped
-from tests.promises.canary import consents, days, keys, mistakes, places
+from tests.promises.canary import approvals, consents, days, keys, mistakes, places
 from tests.promises.canary.places import master_key
 from tests.promises.canary.provider import ECHOES, echoing_slack
 from tests.promises.canary.search import Place, token_like
@@ -76,6 +76,7 @@ def _tell(told: Told) -> None:
         days.connecting(story)
         days.rotating(story)
         days.calling(story)
+        approvals.approving(story)
         consents.consenting(story)
         keys.rotating(story)
         keys.sealing(story)
@@ -106,7 +107,7 @@ def _tell(told: Told) -> None:
 def _plant_audit_keys(told: Told) -> None:
     """Those that there are; every rotation brings one, and the old ones stay, for verifying."""
     for name, value in places.opened(told.story.machine.home).items():
-        if name.startswith(("audit_key/", "audit_head_key/")) and name not in told.opened:
+        if name.startswith(("audit_key/", "audit_head_key/", "approval_key")) and name not in told.opened:
             told.story.canaries.plant(name, value)
         if name.startswith("oauth_flow/"):
             # The verifier of a consent that nobody answered has never left.
@@ -141,7 +142,17 @@ def test_every_secret_that_is_kept_is_one_that_was_looked_for(told: Told) -> Non
     assert len([name for name in told.opened if name.startswith("audit_key/")]) >= len(told.story.keys)
     # A run's is deleted when its lease ends, which may be before this looks.
     assert kinds - {"run_token"} == {
-        *("agent_adapter", "agent_token", "audit_head_key", "audit_key", "integration", "oauth_client", "oauth_flow"),
+        *(
+            "agent_adapter",
+            "approval",
+            "approval_key",
+            "agent_token",
+            "audit_head_key",
+            "audit_key",
+            "integration",
+            "oauth_client",
+            "oauth_flow",
+        ),
         *("operator_token", "operator_totp", "webhook"),
     }
     for name, value in told.opened.items():

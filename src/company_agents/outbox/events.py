@@ -15,6 +15,7 @@ NEEDS_ATTENTION = "integration.needs_attention"
 INTEGRATION_ROTATED = "integration.rotated"
 ROTATION_DUE = "integration.rotation_due"
 AGENT_TOKEN_ROTATED = "agent.token.rotated"
+APPROVAL_ASKED = "approval.asked"
 KEY_ROTATED = "key.rotated"
 BUDGET_NEAR = "budget.near"
 BUDGET_SPENT = "budget.spent"
@@ -38,6 +39,8 @@ _INTEGRATION = ("integration", "provider", "name", "version", "reason", "hint", 
 
 _BUDGET = ("agent", "month", "unit", "limit", "spent")
 
+_APPROVAL = ("approval", "integration", "agent", "method", "host", "path", "version", "expires_at")
+
 KINDS: dict[str, Kind] = {
     NEEDS_ATTENTION: Kind("a credential stopped working, or will soon", "integration.needs_attention", _INTEGRATION),
     INTEGRATION_ROTATED: Kind("a credential was replaced", "integration.rotated", _INTEGRATION),
@@ -45,6 +48,8 @@ KINDS: dict[str, Kind] = {
     AGENT_TOKEN_ROTATED: Kind("an agent has a new token", "agent.token_rotated", ("agent",)),
     BUDGET_NEAR: Kind("four fifths of a month's budget are spent", "budget.near", _BUDGET),
     BUDGET_SPENT: Kind("a month's budget is spent: paid calls are refused", "budget.spent", _BUDGET),
+    # What the request says is nobody's but who decides: method, host, and a template of the path.
+    APPROVAL_ASKED: Kind("an agent's request waits for a person", "approval.asked", _APPROVAL),
     # Of the instance, and so for every company that asks: which keys, and when. How many secrets moved is nobody's.
     KEY_ROTATED: Kind("the master key was rotated", "key.rotated", ("key", "new_key"), of_instance=True),
 }

@@ -121,7 +121,14 @@ class Doors:
         return self.rpc(token, "tools/call", {"name": tool, "arguments": arguments}, name=name or f"tool {tool}")
 
     def rpc(
-        self, token: str, method: str, params: Any, headers: Mapping[str, str] | None = None, *, name: str
+        self,
+        token: str,
+        method: str,
+        params: Any,
+        headers: Mapping[str, str] | None = None,
+        *,
+        name: str,
+        shown: Iterable[str] = (),
     ) -> Answer:
         """Any message of an agent's client."""
         given = {
@@ -135,7 +142,8 @@ class Doors:
             given |= {"Mcp-Name": params["name"]} if "name" in params else {}
             params = {**params, "_meta": {f"io.modelcontextprotocol/{key}": value for key, value in _META.items()}}
         sent = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        return self.http("POST", "/mcp", json.dumps(sent).encode(), {**given, **(headers or {})}, name=name)
+        head = {**given, **(headers or {})}
+        return self.http("POST", "/mcp", json.dumps(sent).encode(), head, name=name, shown=shown)
 
 
 def bearer(token: str) -> dict[str, str]:

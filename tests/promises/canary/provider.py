@@ -105,6 +105,8 @@ class EchoingSlack:
     def __init__(self, standin: StandIn, elsewhere: StandIn) -> None:
         self.url = standin.url
         self.good: set[str] = set()
+        # What an approved request is answered with, beside the credential.
+        self.said = b""
         self.held = threading.Event()
         self.let_go = threading.Event()
         self.elsewhere = elsewhere
@@ -128,6 +130,8 @@ class EchoingSlack:
             return Echo(token, {"Location": f"{self.elsewhere.url}/?t={quote(token)}".encode()}, b"302 Found")
         if shape == "onwards":
             return Echo(token, {"Location": b"/echo/plain?t=" + quote(token).encode()}, b"307 Temporary Redirect")
+        if shape == "approved":
+            return Echo(b"it is done: " + self.said + b" with " + token)
         if shape == "hold":
             self.held.set()
             self.let_go.wait(60)
