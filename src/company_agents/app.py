@@ -97,6 +97,8 @@ __all__ = ["App", "hold_home", "init_key", "left_behind", "open_app", "unsealing
 USED_EVERY = 5.0
 # Seconds that an attempt to refresh a consent is left alone.
 REFRESH_LEASE = 60.0
+# Connections to providers at once, per kind of network: above all that companies may have open.
+CONNECTIONS = 10_000
 # Seconds between two deletions of consents that were asked for and never given.
 FLOWS_SWEPT_EVERY = 300.0
 
@@ -415,6 +417,8 @@ def _outgoing(settings: Settings, redactor: Redactor) -> Outgoing:
         call_time=settings.call_timeout,
         request_limit=settings.call_limit,
         stream_limit=settings.stream_limit,
+        message_limit=settings.message_limit,
+        connections=CONNECTIONS,
         reply_limit=settings.call_limit,
         watched=redactor.holding,
     )

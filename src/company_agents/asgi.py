@@ -68,7 +68,7 @@ class Front:
             call.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             return
         started = time.perf_counter()
         status = 500
@@ -78,12 +78,23 @@ class Front:
 
         async def send_on(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"].endswith("http.response.start"):
                 status = message["status"]
                 names = {name.lower() for name, _ in message.get("headers", ())}
                 added = [header for header in _HEADERS if header[0] not in names]
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
+            await (send if scope["type"] == "http" else denying)(message)
+
+        async def denying(message: Message) -> None:
+            # Whoever answers is not told what was asked for: a page, or a connection.
+            if message["type"].startswith("http.response."):
+                message = {**message, "type": f"websocket.{message['type']}"}
+            if "websocket.http.response" in scope.get("extensions", {}) or "response" not in message["type"]:
+                await send(message)
+            elif message["type"].endswith("start"):
+                await send({"type": "websocket.close"})
 
         call = asyncio.current_task()
         assert call is not None
@@ -99,10 +110,14 @@ class Front:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             # Without the query, which may hold a sign-in link's token.
             path = "/".join(map(harmless, scope["path"].split("/")))[:200]
-            log.info("request", method=harmless(scope["method"]), path=path, status=status, ms=milliseconds)
+            log.info(
+                "request", method=harmless(scope.get("method", "WEBSOCKET")), path=path, status=status, ms=milliseconds
+            )
 
     def _door(self, scope: Scope) -> Asgi:
         path = scope["path"]
+        if scope["type"] == "websocket" and not path.startswith("/gateway/"):
+            return _answer(404, b"there is no WebSocket here\n")
         if path == "/healthz":
             return _answer(200, b"ok\n")
         if path == "/readyz":

@@ -191,6 +191,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_LIMIT"),
         description="bytes that the body of one streamed call or its reply may have",
     )
+    message_limit: int = Field(
+        default=1024 * 1024,
+        ge=1024,
+        le=64 * 1024 * 1024,
+        validation_alias=AliasChoices("COMPANY_AGENTS_MESSAGE_LIMIT"),
+        description="bytes that one message of a WebSocket may have, which is searched as a whole",
+    )
     approval_hours: int = Field(
         default=24,
         ge=1,

@@ -18,7 +18,7 @@ import uvicorn
 
 from company_agents.app import App
 from company_agents.asgi import Front
-from company_agents.cli.connections import Connection
+from company_agents.cli.connections import Connection, Socket
 from company_agents.integrations.integrations import Integration
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
@@ -53,7 +53,9 @@ async def serving(app: App) -> AsyncIterator[str]:
             uvicorn.Config(
                 Front(app, _nowhere),
                 http=Connection,
-                ws="none",
+                ws=Socket,
+                ws_max_size=app.settings.message_limit,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -6,10 +6,12 @@ an end, in size and in time, and so has the number of connections. With the serv
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 # Bytes that are kept without any of them being handed on: of a head, or of what follows a body in chunks.
 MOST_KEPT = 64 * 1024
@@ -98,6 +100,12 @@ class Connection(HttpToolsProtocol):
         self._stop_waiting()
         super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """From here on it is a WebSocket, which asks for a sign of life itself."""
+        self._in_head = self._in_request = False
+        self._stop_waiting()
+        super().handle_websocket_upgrade()
+
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
@@ -114,3 +122,15 @@ class Connection(HttpToolsProtocol):
             self._patience = self.loop.call_later(HEAD_TIME, self._give_up)
         else:
             self.transport.close()
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """A WebSocket. What its library says of each is said by our own log, with less of what others have written."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.logger = _QUIET
+
+
+_QUIET = logging.getLogger("company_agents.websockets")
+_QUIET.setLevel(logging.WARNING)

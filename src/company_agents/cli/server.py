@@ -15,7 +15,7 @@ import uvicorn
 
 from company_agents.app import App
 from company_agents.asgi import open_front
-from company_agents.cli.connections import Connection, make_room
+from company_agents.cli.connections import Connection, Socket, make_room
 from company_agents.errors import Failed
 from company_agents.settings import Settings
 
@@ -71,7 +71,9 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
                 front,
                 loop="uvloop",
                 http=Connection,
-                ws="none",
+                ws=Socket,
+                ws_max_size=settings.message_limit,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -7,18 +7,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
 from company_agents.app import App
-from company_agents.errors import CompanyAgentsError, Refused, Unauthenticated, Unavailable, WrongUsage
+from company_agents.errors import CompanyAgentsError, Unavailable, WrongUsage
 from company_agents.gateway import address, passes, presented
 from company_agents.gateway.address import Address, Base
 from company_agents.gateway.answers import UNEXPECTED, refusal
+from company_agents.gateway.callers import check
 from company_agents.gateway.client import Client, HasGone, Receive, Send
-from company_agents.gateway.presented import Presented, holds_ours
+from company_agents.gateway.presented import Presented
 from company_agents.gateway.rewriting import Rewriting
+from company_agents.gateway.websocket import SocketDoor
 from company_agents.identity.principal import Caller
 from company_agents.integrations.relayed import Relayed
 from company_agents.integrations.uploads import Uploads
@@ -66,9 +67,13 @@ class Gateway:
     def __init__(self, app: App) -> None:
         self._app = app
         self._uploads = Uploads(app.relay)
+        self._sockets = SocketDoor(app)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] == "websocket":
+            await self._sockets.serve(scope, receive, send)
+            return
         if scope["type"] != "http":
             return
         client = Client(scope["headers"], receive)
@@ -90,12 +95,9 @@ class Gateway:
             client.close()
 
     async def _answered(self, scope: Scope, client: Client, answer: _Answer) -> None:
-        _check(scope, self._app.settings.url)
+        check(scope, self._app.settings.url)
         asked = address.read(scope["raw_path"], scope["query_string"])
-        if "ca_" in asked.path + asked.query and holds_ours(f"{asked.path}?{asked.query}"):
-            raise Unauthenticated(
-                "a token was sent in an address", hint="addresses are logged on the way: have it rotated"
-            )
+        presented.check_address(asked.path, asked.query)
         given = presented.read(scope["headers"])
         if asked.upload_pass is not None:
             await self._uploaded(asked, given, scope, client, answer)
@@ -202,22 +204,6 @@ async def _at_once(body: AsyncIterator[bytes]) -> tuple[bytes, bool]:
 def _is_for_client(name: str) -> bool:
     folded = name.lower()
     return folded not in _NOT_OURS and not folded.startswith(_NOT_OURS_PREFIXES)
-
-
-def _check(scope: Scope, url: str) -> None:
-    """Before anything is looked at: no page of another site, and no client that could not tell a broken answer."""
-    ours = urlsplit(url)
-    for name, value in scope["headers"]:
-        # Clients that are no browsers send neither.
-        if (name == b"origin" and value.decode("latin-1").lower() != f"{ours.scheme}://{ours.netloc}".lower()) or (
-            name == b"sec-fetch-site" and value not in (b"same-origin", b"none")
-        ):
-            raise Refused("a page of another site may not call this", hint="agents send no Origin")
-    if scope["http_version"] == "1.0":
-        raise WrongUsage(
-            "this needs HTTP/1.1: with 1.0, an answer that broke off looks whole",
-            hint="for nginx: proxy_http_version 1.1",
-        )
 
 
 def _wait(scope: Scope) -> float:

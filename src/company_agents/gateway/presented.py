@@ -66,6 +66,30 @@ def read(headers: Iterable[tuple[bytes, bytes]]) -> Presented:
     return found
 
 
+def of_protocols(offered: Iterable[str]) -> tuple[list[str], set[str]]:
+    """
+    The subprotocols that a WebSocket's client offers, without those that hold a token of ours, and the tokens: a browser
+    can send one in no other place.
+    """
+    kept: list[str] = []
+    tokens: set[str] = set()
+    for protocol in offered:
+        if found := {word for word in _OURS.findall(protocol) if is_ours(word)}:
+            tokens |= found
+        else:
+            kept.append(protocol)
+    return kept, tokens
+
+
+def check_address(path: str, query: str) -> None:
+    """
+    Raises:
+        Unauthenticated: there is a token of ours in it.
+    """
+    if "ca_" in path + query and holds_ours(f"{path}?{query}"):
+        raise Unauthenticated("a token was sent in an address", hint="addresses are logged on the way: have it rotated")
+
+
 def _credentials(text: str) -> str:
     """The token of an Authorization header; what is none is refused by whoever looks at it."""
     scheme, _, rest = text.partition(" ")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -160,6 +160,8 @@ def judge(row: Mapping[str, Any], request: OutgoingRequest) -> bool:
     """
     if not row["allows"] and not row["asks"]:
         return False
+    if request.socket is not None:
+        return _judge_socket(row, replace(request, socket=None))
     said = overrides(request.query, request.headers, request.body, methods=_names_methods(row))
     if said is not None:
         raise Refused(
@@ -174,6 +176,17 @@ def judge(row: Mapping[str, Any], request: OutgoingRequest) -> bool:
             f"this agent may not call {method} {shown} here", hint=_hint(row["allows"]), code="not_allowed_here"
         )
     return _is_asked(row, method, request.path)
+
+
+def _judge_socket(row: Mapping[str, Any], request: OutgoingRequest) -> bool:
+    """A WebSocket is opened with GET, and takes whatever it is sent: both have to be allowed, and nobody is asked."""
+    if judge(row, request) or judge(row, replace(request, method="POST")):
+        raise Refused(
+            "a person has to approve this first, and what a WebSocket will be sent is not known when it is opened",
+            hint="an operator can allow it without asking, with another rule for this path",
+            code="not_allowed_here",
+        )
+    return False
 
 
 def may_follow(row: Mapping[str, Any], target: Target) -> bool:

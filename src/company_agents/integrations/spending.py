@@ -8,6 +8,7 @@ of one another: together they may go beyond a budget, by what they cost. docs/co
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -58,6 +59,27 @@ class Tally:
     def feed(self, piece: bytes) -> None:
         """The next piece of the reply."""
         self.reader.feed(piece)
+
+    async def heard(self, message: str) -> None:
+        """
+        One message of a connection. What it says of costs is entered at once, and budgets are looked at again before anything
+        more goes out.
+
+        Raises:
+            Refused: a budget is spent (`budget_spent`).
+        """
+        if '"usage' not in message:
+            return
+        try:
+            usage = reading.said(json.loads(message))
+        except (ValueError, RecursionError):
+            return
+        if usage is None:
+            return
+        if not usage.model:
+            usage = replace(usage, model=reading.asked(self.request).model)
+        await self.spending.entered(self.caller, self.integration_id, self.provider.name, usage)
+        await self.spending.checked(self.caller, self.integration_id, self.provider, self.request)
 
     async def ended(self) -> None:
         """

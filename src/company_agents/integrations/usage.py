@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
+from urllib.parse import parse_qsl
 
 from company_agents.outgoing.client import OutgoingRequest
 
@@ -113,7 +114,7 @@ def is_paid(request: OutgoingRequest) -> bool:
     """Whether a call to a provider of models may cost something."""
     # Some take another method from a header than that of the request.
     overridden = any("method" in name.lower() for name in headers_of(request))
-    if request.method in _ONLY_READS and not overridden:
+    if request.method in _ONLY_READS and not overridden and request.socket is None:
         return False
     # An escape could make another path of it on the other side.
     return "%" in request.path or _FREE_PATHS.search(request.path) is None
@@ -132,8 +133,8 @@ def headers_of(request: OutgoingRequest) -> dict[str, str]:
 def asked(request: OutgoingRequest) -> Asked:
     """What a request asks for, from its path or its body; nothing where that cannot be read."""
     found = _MODEL_IN_PATH.search(request.path)
-    body: Any = None
-    if isinstance(request.body, bytes):
+    body: Any = dict(parse_qsl(request.query)) if request.socket is not None else None
+    if isinstance(request.body, bytes) and request.socket is None:
         try:
             body = json.loads(request.body)
         except (ValueError, RecursionError):

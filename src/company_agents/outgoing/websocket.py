@@ -84,6 +84,7 @@ class SocketReply(StreamedReply):
         self._most = limit
         self._explain = explain
         self._searcher = Searcher(patterns)
+        self._is_left = False
 
     async def body(self) -> AsyncIterator[bytes]:
         """Nothing."""
@@ -114,7 +115,7 @@ class SocketReply(StreamedReply):
             if isinstance(message.data, aiohttp.WebSocketError) and message.data.code == TOO_BIG:
                 raise Refused(f"a message of {self._host} is larger than {self._most} bytes", code="message_too_large")
             raise Unavailable(f"what {self._host} sent is no WebSocket")
-        return Closed(BROKE_OFF, "", is_whole=False)
+        return Closed(GOING_AWAY if self._is_left else BROKE_OFF, "", is_whole=self._is_left)
 
     async def send(self, message: str | bytes) -> None:
         """
@@ -136,6 +137,7 @@ class SocketReply(StreamedReply):
 
     async def close(self, code: int, reason: str = "") -> None:
         """Close, and wait a moment for the other side to do so."""
+        self._is_left = True
         await self._socket.close(code=sendable(code, GOING_AWAY), message=fitting(reason).encode())
 
 
@@ -169,7 +171,8 @@ async def opened(
         protocols=protocols,
         heartbeat=BEAT,
         compress=0,
-        max_msg_size=limit,
+        # What reaches it is too large for this library.
+        max_msg_size=limit + 1,
         timeout=aiohttp.ClientWSTimeout(ws_close=GOOD_BYE),
     )
     answer = await _answer(asked, host)
