@@ -17,9 +17,10 @@ import pytest
 from psycopg import errors
 
 from company_agents.app import App
-from company_agents.errors import NotFound, Unauthenticated
+from company_agents.errors import ApprovalNeeded, NotFound, Unauthenticated
 from company_agents.identity.permissions import Role
 from company_agents.identity.tokens import new_agent_token, new_run_token
+from company_agents.integrations.rules import Rules
 from company_agents.integrations.usage import Usage
 from company_agents.integrations.wanted import Wanted
 from company_agents.outbox.events import Message
@@ -71,7 +72,10 @@ async def catalog(superuser: Past) -> list[dict[str, Any]]:
 
 async def furnish(app: App, tenant: Tenant, provider: Any) -> Tenant:
     """One of everything that a company can have."""
-    await connect_integration(app, tenant, provider)
+    integration = await connect_integration(app, tenant, provider)
+    await app.rulebook.set(tenant.local, integration.id, Rules.read(ask=["POST /asked"], per_minute=1000))
+    with pytest.raises(ApprovalNeeded):
+        await app.requests.request(tenant.agent, str(integration.id), "POST", "/asked")
     task = await app.tasks.create(tenant.local, "a task", assignee=tenant.agent.agent_id())
     await app.tasks.comment(tenant.local, task.id, "a remark")
     await app.memory.write(tenant.agent, "a note")
@@ -359,7 +363,7 @@ async def test_a_false_claim_that_is_looked_up_together_with_good_ones_finds_not
 async def test_a_secret_of_another_company_is_not_there(app: App, world: World) -> None:
     async with world.theirs.local.scope.transaction() as tx:
         theirs = [row["id"] for row in await tx.all("secret_list", company_id=world.theirs.company.id)]
-    assert len(theirs) == 6
+    assert len(theirs) == 9
     for secret in theirs:
         with pytest.raises(NotFound):
             async with app.store.use(world.mine.local.scope, secret, actor="tester"):
