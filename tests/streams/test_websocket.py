@@ -62,6 +62,8 @@ class Provider:
             return answer
         if request.headers.get_all("Authorization") != [f"Bearer {SECRET}"]:
             return connection.respond(HTTPStatus.UNAUTHORIZED, "who are you?")
+        if request.path == "/v1/models":
+            return connection.respond(HTTPStatus.OK, "{}")
         if request.path.startswith("/no"):
             return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here for {SECRET}")
         return None
@@ -230,6 +232,37 @@ async def test_rules_have_to_allow_both_opening_it_and_sending(desk: Desk) -> No
         else:
             response = await refused(desk.open())
             assert response.headers["Company-Agents-Error"] == "not_allowed_here"
+
+
+async def test_what_a_connection_uses_is_entered_as_it_says_so_and_a_spent_budget_ends_it(desk: Desk) -> None:
+    async def answer(connection: ServerConnection) -> None:
+        usage = {"input_tokens": 30, "output_tokens": 20, "input_token_details": {"cached_tokens": 10}}
+        with contextlib.suppress(ConnectionClosed):
+            async for _ in connection:
+                await connection.send(json.dumps({"type": "response.done", "response": {"usage": usage}}))
+
+    desk.provider.does = answer
+    local, agent = desk.tenant.local, desk.tenant.agent.agent_id()
+    integration = await desk.app.integrations.connect(
+        *(local, "openai", Sensitive(SECRET)),
+        base_url=desk.provider.url,
+        allow_private_network=True,
+        allow=[agent],
+    )
+    await desk.app.limits.set(local, agent, {"month_tokens": 100})
+    url = desk.url.replace("generic", integration.name)
+    async with connect(f"{url}/v1/realtime?model=x", additional_headers=desk.bearer(), proxy=None) as connection:
+        for _ in range(2):
+            await connection.send("{}")
+            assert "response.done" in str(await connection.recv())
+        assert await closed(connection) == (1008, "budget_spent")
+    response = await refused(connect(f"{url}/v1/realtime", additional_headers=desk.bearer(), proxy=None))
+    assert response.headers["Company-Agents-Error"] == "budget_spent"
+    async with local.scope.transaction() as tx:
+        rows = await (
+            await tx._connection.execute("SELECT model, input_tokens, output_tokens FROM cost_entries")
+        ).fetchall()
+    assert rows == [{"model": "x", "input_tokens": 20, "output_tokens": 20}] * 2
 
 
 # — searched —

@@ -98,9 +98,10 @@ async def _down(relayed: Relayed, socket: SocketReply, client: _Client) -> None:
     while not isinstance(message := await socket.receive(), Closed):
         await _go_on(relayed)
         relayed.size += len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
-        if relayed.costs is not None and isinstance(message, str):
-            await relayed.costs.heard(message)
+        spent = await relayed.costs.heard(message) if relayed.costs is not None and isinstance(message, str) else None
         await client.sent(message)
+        if spent is not None:
+            raise spent
     if not message.is_whole:
         raise Unavailable("the connection with the provider broke off")
     await client.closed(message.code, message.reason)

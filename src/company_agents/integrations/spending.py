@@ -60,26 +60,27 @@ class Tally:
         """The next piece of the reply."""
         self.reader.feed(piece)
 
-    async def heard(self, message: str) -> None:
+    async def heard(self, message: str) -> Refused | None:
         """
-        One message of a connection. What it says of costs is entered at once, and budgets are looked at again before anything
-        more goes out.
-
-        Raises:
-            Refused: a budget is spent (`budget_spent`).
+        One message of a connection. What it says of costs is entered at once, and budgets are looked at again: why nothing
+        more may go out, where one is spent now.
         """
         if '"usage' not in message:
-            return
+            return None
         try:
             usage = reading.said(json.loads(message))
         except (ValueError, RecursionError):
-            return
+            return None
         if usage is None:
-            return
+            return None
         if not usage.model:
             usage = replace(usage, model=reading.asked(self.request).model)
         await self.spending.entered(self.caller, self.integration_id, self.provider.name, usage)
-        await self.spending.checked(self.caller, self.integration_id, self.provider, self.request)
+        try:
+            await self.spending.checked(self.caller, self.integration_id, self.provider, self.request)
+        except Refused as spent:
+            return spent
+        return None
 
     async def ended(self) -> None:
         """
