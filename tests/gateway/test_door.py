@@ -93,6 +93,9 @@ async def test_two_different_tokens_are_refused_also_where_both_are_good(here: H
         assert (answer.status, error(answer)["code"]) == (401, "unauthenticated")
         assert "two different tokens" in error(answer)["message"]
         assert second.encode() not in answer.body
+        both = [("Authorization", f"Bearer {here.token}"), ("Authorization", f"Bearer {second}")]
+        assert (await asked(here.url, at(here, "/x"), both)).status == 401
+        assert (await asked(here.url, at(here, "/x"), both[::-1])).status == 401
     assert here.service.seen == []
 
 

@@ -18,8 +18,9 @@ from aiohttp import web
 
 from company_agents.app import App
 from company_agents.gateway.passes import UploadPass
+from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant, provider_files
-from tests.gateway.conftest import BEARER, Connect, Here
+from tests.gateway.conftest import BEARER, SECRET, Connect, Here
 from tests.gateway.standins import Service, service
 from tests.gateway.wire import Answered, asked
 from tests.promises.evidence import recorded
@@ -171,13 +172,24 @@ async def test_a_pass_ends_where_the_agent_may_no_longer_use_the_integration(app
     assert await uploading.refused() == (404, "not_found")
 
 
-async def test_a_pass_is_for_one_integration(app: App, uploading: Uploading, connect: Connect) -> None:
-    async with service(BEARER) as other:
-        another = await connect(other)
-        target = uploading.target.replace(
-            f"/gateway/{uploading.here.integration.name}/", f"/gateway/{another.integration.id}/"
-        )
+async def test_a_pass_is_for_one_integration(app: App, uploading: Uploading) -> None:
+    here = uploading.here
+    another = await app.integrations.connect(
+        here.tenant.local,
+        "generic",
+        Sensitive(SECRET),
+        base_url=here.service.url,
+        allow_private_network=True,
+        allow=[here.tenant.agent.agent_id()],
+    )
+    here.service.on("GET", "/x", {})
+    assert (await asked(here.url, f"/gateway/{another.id}/x", here.bearer)).status == 200
+    for name in (another.name, str(another.id)):
+        target = uploading.target.replace(f"/gateway/{here.integration.name}/", f"/gateway/{name}/")
         assert await uploading.refused(target) == (404, "not_found")
+    assert (
+        await uploading.send(uploading.target.replace(here.integration.name, str(here.integration.id)))
+    ).status == 200
 
 
 async def test_a_file_is_sent_and_nothing_else_is_done(uploading: Uploading) -> None:
