@@ -143,6 +143,7 @@ _CONTENTS: tuple[Any, ...] = (
 )
 _QUERIES: dict[str, tuple[str, ...]] = {
     "limit": (*_NUMBERS, "201"),
+    "days": (*_NUMBERS, "100000"),
     "before": (*_NUMBERS, str(2**63)),
     "after": (
         *("", "%00", "a" * 501, "%ff", "....", quote("é"), "W10=", "e30=", "bnVsbA=="),
@@ -153,6 +154,8 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     "status": ("", "OPEN", "open%00", "open%20", "%00", quote(CODE[1]), "a" * 5000),
     "assignee": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "agent": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
+    "task": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
+    "run": ("", "%00", "x", "0" * 32, quote(CODE[0]), f"{uuid.uuid4()}%00", f"%7B{uuid.uuid4()}%7D"),
     "state": ("", "RUNNING", "running%00", "running%20", "%00", quote(CODE[1]), "a" * 5000),
     "wait": (*_NUMBERS[1:], "301"),
     "query": ("%00", "a%00b", "a" * 1001),

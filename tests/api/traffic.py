@@ -34,7 +34,7 @@ from company_agents.identity.permissions import Permission as P
 from company_agents.identity.permissions import Role
 from company_agents.sensitive import Sensitive
 from tests.api.hostile import Attempt
-from tests.api.world import GOOD, TABLES, Route, World, settle, with_ids
+from tests.api.world import GOOD, TABLES, Route, World, remote_at, settle, with_ids
 from tests.conftest import LOCAL
 
 CHECKS = [
@@ -238,6 +238,10 @@ class Scene:
         task = await self.app.tasks.create(caller, "a spare task")
         note = await self.app.memory.write(self.mine.tenant.agent, "a spare note")
         run, _ = await self.app.runs.open(self.mine.tenant.agent)
+        await self.app.adapters.set(caller, agent.id, "http", remote_at(self.mine.url))
+        if route.operation == "claimRun":
+            run = await self.app.runs.start(caller, ann, prompt="spare work")
+        schedule = await self.app.schedules.create(caller, agent.id, name, "0 9 * * *", "spare work")
         token = self.mine.ids["token_id"]
         if route.sample.persons_only:
             owner = await self.app.identity.operator(self.tokens["an owner"])
@@ -250,6 +254,7 @@ class Scene:
             task_id=str(task.id),
             memory_id=str(note.id),
             run_id=str(run.id),
+            schedule_id=str(schedule.id),
             token_id=token,
         )
 

@@ -28,7 +28,6 @@ from company_agents.api.run_schemas import (
 from company_agents.api.schemas import PageOf
 from company_agents.identity.paging import Page
 from company_agents.runs.model import STATES, Run
-from company_agents.runs.output import MOST_LINES
 
 router = APIRouter(prefix="/v1/companies/{cid}/runs", tags=["runs"], route_class=GuardedRoute)
 
@@ -102,7 +101,7 @@ async def run_output(
     caller: InCompany,
     run_id: Id,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="the number of the last piece that is known")] = 0,
-    limit: Annotated[int, Query(ge=1, le=MOST_LINES, description="how many pieces, at most")] = 200,
+    limit: Limit = 200,
 ) -> dict[str, Any]:
     lines = await parts.runs.output(caller, run_id, after, limit)
     return {"items": lines, "next": lines[-1].seq if lines else after}
