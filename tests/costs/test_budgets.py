@@ -5,6 +5,7 @@ A paid call is compared with its budgets before it is sent; a spent budget refus
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import uuid
 from collections.abc import Awaitable, Callable
@@ -187,6 +188,34 @@ async def test_a_streamed_body_is_read_for_its_model_and_an_upload_is_not(
     assert model.sent[0][1] == asked
 
 
+async def test_a_body_that_is_too_long_to_be_read_streams_on_and_is_refused_under_a_budget_in_money(
+    app: App, tenant: MakeTenant, model: Model, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await tenant()
+    integration = await connect(one)
+    short = dataclasses.replace(app.spending, most_body=1000)
+    monkeypatch.setitem(app.relay.__dict__, "spending", short)
+    model.usual = message()
+    asked = json.dumps({"model": SONNET, "messages": [{"content": "x" * 3000}]}).encode()
+
+    async def ask() -> None:
+        pieces = [asked[start : start + 400] for start in range(0, len(asked), 400)]
+        async with app.relay.open(one.agent, str(integration.id), streamed(pieces)) as relayed:
+            assert relayed.status == 200
+            await relayed.whole()
+
+    await ask()
+    assert model.sent == [("/v1/messages", asked)]
+    assert (await app.spending.month(one.local)).micros == MICROS
+    await app.limits.set(one.local, None, {"month_tokens": 10**9})
+    await ask()
+    await app.limits.set(one.local, None, {"month_micros": 10**9})
+    with pytest.raises(Refused) as caught:
+        await ask()
+    assert caught.value.reason == "cost_unknown"
+    assert len(model.sent) == 2
+
+
 async def test_a_price_of_an_operators_own_counts_at_the_next_call(
     app: App, tenant: MakeTenant, model: Model, connect: Connect
 ) -> None:
@@ -215,23 +244,31 @@ async def test_a_budget_that_is_nearly_spent_and_one_that_is_spent_are_said_once
     one = await tenant()
     integration = await connect(one)
     agent = one.agent.agent_id()
-    await app.limits.set(one.local, agent, {"month_micros": 5 * MICROS})
+    await app.limits.set(one.local, agent, {"month_micros": 10 * MICROS})
     model.usual = message()
-    await asyncio.gather(*(call(app, one.agent, integration) for _ in range(3)))
+    await asyncio.gather(*(call(app, one.agent, integration) for _ in range(7)))
     assert await recorded(app, one.company.id, "budget.near") == []
-    await asyncio.gather(*(call(app, one.agent, integration) for _ in range(2)))
-    await app.limits.set(one.local, agent, {"month_micros": 5 * MICROS})
+    for _ in range(2):
+        await call(app, one.agent, integration)
+    [near] = await recorded(app, one.company.id, "budget.near")
+    assert (near["agent"], near["unit"], near["limit"], near["spent"]) == (str(agent), "micros", 60_000, 48_000)
+    model.go_on = asyncio.Event()
+    under_way = [asyncio.create_task(call(app, one.agent, integration)) for _ in range(3)]
+    while len(model.sent) < 12:
+        await asyncio.sleep(0.01)
+    model.go_on.set()
+    await asyncio.gather(*under_way)
     with pytest.raises(Refused):
         await call(app, one.agent, integration)
     [spent] = await recorded(app, one.company.id, "budget.spent")
-    assert (spent["agent"], spent["unit"], spent["limit"], spent["spent"]) == (str(agent), "micros", 30_000, 30_000)
-    assert len(await recorded(app, one.company.id, "budget.near")) <= 1
+    assert (spent["agent"], spent["unit"], spent["limit"], spent["spent"]) == (str(agent), "micros", 60_000, 60_000)
+    assert len(await recorded(app, one.company.id, "budget.near")) == 1
     # A lower one is another budget: it is spent by what there was.
     await app.limits.set(one.local, agent, {"month_micros": 4 * MICROS})
-    await app.limits.set(one.local, None, {"month_tokens": 6 * TOKENS})
-    assert [event["limit"] for event in await recorded(app, one.company.id, "budget.spent")] == [30_000, 24_000]
+    await app.limits.set(one.local, None, {"month_tokens": 14 * TOKENS})
+    assert [event["limit"] for event in await recorded(app, one.company.id, "budget.spent")] == [60_000, 24_000]
     near = (await recorded(app, one.company.id, "budget.near"))[-1]
-    assert (near["agent"], near["unit"], near["limit"], near["spent"]) == ("all", "tokens", 7200, 6000)
+    assert (near["agent"], near["unit"], near["limit"], near["spent"]) == ("all", "tokens", 16_800, 14_400)
 
 
 def test_the_events_of_budgets_go_out_with_their_numbers() -> None:

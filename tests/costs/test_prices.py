@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from company_agents.cli.doctor import _prices
 from company_agents.integrations import prices as module
 from company_agents.integrations.prices import FILE, Group, Price, Prices, dollars, read_prices, shipped
 from company_agents.integrations.provider import shipped as shipped_providers
 from company_agents.integrations.provider_files import BadText
 from company_agents.integrations.usage import Usage
+from company_agents.settings import read_settings
 
 TEXT = resources.files("company_agents.integrations").joinpath(FILE).read_text("utf-8")
 
@@ -144,7 +146,11 @@ def broken(find: str, put: str) -> Callable[[str], str]:
         ("output = 25", "output = 25\nprice = 1", "line 8: group.0.price.0.price: there is no such field"),
         ("prompt_over = 10", "prompt_over = 1.5", "line 11: group.1.price.0.prompt_over:"),
         ("valid_from = 2026-01-01", 'valid_from = "soon"', "line 12: group.1.price.0.valid_from:"),
-        ('provider = "openai"', 'provider = "Open AI"', "line 9: group.1.provider: does not look as it should: docs/costs.md"),
+        (
+            'provider = "openai"',
+            'provider = "Open AI"',
+            "line 9: group.1.provider: does not look as it should: docs/costs.md",
+        ),
         ('model = "a"', "model = ", "line 5: this is no TOML"),
     ],
 )
@@ -173,6 +179,18 @@ def test_a_file_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home" / FILE).chmod(0o666)
     assert not prices.known("anthropic", "anything")
     assert "other users can write to it" in prices.bad_files()[0].reason
+
+
+def test_the_doctor_names_what_is_wrong_with_prices_of_ones_own(tmp_path: Path) -> None:
+    settings = read_settings(home=tmp_path / "home", database_url=None, master_key_path=None, master_key_source=None)
+    own(tmp_path / "home", 'model = "m"\ninput = 1\noutput = 1')
+    assert [(check.ok, check.detail) for check in _prices(settings)] == [(True, "prices.toml of your own, read")]
+    own(tmp_path / "home", 'model = "m"\ninput = 1')
+    [check] = _prices(settings)
+    assert (check.ok, check.detail) == (False, "prices.toml, line 3: group.0.price.0.output: is missing")
+    assert "docs/costs.md" in check.hint
+    (tmp_path / "home" / FILE).unlink()
+    assert _prices(settings) == []
 
 
 def test_a_home_that_is_open_to_others_is_no_fault_of_prices_that_are_not_there(tmp_path: Path) -> None:

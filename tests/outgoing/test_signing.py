@@ -27,6 +27,7 @@ from company_agents.app import App
 from company_agents.errors import ProbeFailed, Refused, WrongUsage
 from company_agents.integrations.credential import destination_for
 from company_agents.integrations.provider import shipped
+from company_agents.logs import Redactor
 from company_agents.outgoing.client import OutgoingRequest
 from company_agents.outgoing.destination import Destination, Placement
 from company_agents.outgoing.signing import Signer, region_of, service_of
@@ -249,6 +250,21 @@ async def test_replies_are_searched_for_the_secret_and_the_session_and_not_for_t
         answer = await outgoing.call(OutgoingRequest("GET", "/"), to(server.port), LENT)
     assert answer.body.decode() == f"{KEY_ID} [credential removed] [credential removed]"
     assert SECRET not in answer.headers["X-Echo"]
+
+
+async def test_logs_are_kept_free_of_each_secret_part_while_a_call_goes_on(make: Make) -> None:
+    redactor = Redactor()
+    outgoing = await make(watched=redactor.holding)
+    logged: list[str] = []
+
+    def answer(_: Recorded) -> bytes:
+        logged.append(redactor.clean(f"{SECRET} and made-up-session-token=="))
+        return reply(b"fine")
+
+    async with serve(answer) as server:
+        await outgoing.call(OutgoingRequest("GET", "/"), to(server.port), LENT)
+    assert len(logged) == 1
+    assert SECRET not in logged[0] and "made-up-session-token" not in logged[0]
 
 
 async def test_a_redirect_to_the_same_server_is_signed_anew(make: Make) -> None:

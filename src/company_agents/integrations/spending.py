@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -244,12 +244,15 @@ class Spending(Costs):
             await tx.run("spending_said", agent_id=row["agent_id"], month=row["month"], said=new)
 
     async def _read(self, request: OutgoingRequest) -> OutgoingRequest:
-        """A body that is streamed, read whole; but not one in parts, such as an upload."""
+        """A body that is streamed, read whole; but not one in parts, such as an upload, nor one that is too long."""
         given = reading.headers_of(request).items()
         kind = next((value for name, value in given if name.lower() == "content-type"), "")
-        if isinstance(request.body, bytes) or kind.lower().startswith("multipart/"):
+        is_known = isinstance(request.body, bytes) or kind.lower().startswith("multipart/")
+        if is_known or (request.length or 0) > self.most_body:
             return request
-        return replace(request, body=await _whole(request.body, self.most_body), length=None)
+        assert not isinstance(request.body, bytes)
+        body = await _gathered(request.body, self.most_body)
+        return replace(request, body=body, length=None if isinstance(body, bytes) else request.length)
 
     def _unknown(self, provider: Provider, asked: Asked, *, in_money: bool) -> Refused | None:
         """Why nobody could say what a call costs; None where it can be said."""
@@ -263,7 +266,8 @@ class Spending(Costs):
         if not asked.model:
             return _refused(
                 f"which model of {provider.title} this call is for cannot be told, and there is a budget in money",
-                "name the model in the body, as JSON; what is charged otherwise cannot be kept within a budget",
+                "name the model in the body, as JSON, and send no more than one call may carry; what is charged otherwise "
+                "cannot be kept within a budget",
             )
         tier = f" at the tier {asked.tier}" if asked.tier else ""
         return _refused(
@@ -315,16 +319,25 @@ def amount(unit: str, value: int) -> str:
     return dollars(value) if unit == "micros" else f"{value:,} tokens"
 
 
-async def _whole(body: AsyncIterable[bytes], most: int) -> bytes:
-    pieces, size, loop = [], 0, asyncio.get_running_loop()
+async def _gathered(body: AsyncIterable[bytes], most: int) -> bytes | AsyncIterator[bytes]:
+    """A body that has come whole; one that turns out to be longer goes on as a stream."""
+    rest, pieces, size = aiter(body), list[bytes](), 0
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(IDLE) as clock:
-            async for piece in body:
+            async for piece in rest:
                 clock.reschedule(loop.time() + IDLE)
+                pieces.append(piece)
                 size += len(piece)
                 if size > most:
-                    raise Refused(f"the body of the request is larger than {most} bytes")
-                pieces.append(piece)
+                    return _again(pieces, rest)
     except TimeoutError:
         raise Unavailable("the body of the request did not come", hint="send it again") from None
     return b"".join(pieces)
+
+
+async def _again(pieces: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while pieces:
+        yield pieces.pop(0)
+    async for piece in rest:
+        yield piece
