@@ -11,18 +11,17 @@ import functools
 import time
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
-from uuid import UUID
 
 from company_agents.audit.chain import path_template
 from company_agents.audit.log import AuditLog
-from company_agents.errors import Busy, CompanyAgentsError, Refused, Tampered, Unavailable
+from company_agents.errors import Busy, CompanyAgentsError, Tampered, Unavailable
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
-from company_agents.integrations import rates, rules
+from company_agents.integrations import rules
 from company_agents.integrations.approval_forms import kept_destination
 from company_agents.integrations.asking import Asking
 from company_agents.integrations.credential import Credential
+from company_agents.integrations.finding import Finder, Found
 from company_agents.integrations.integrations import Integrations
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
@@ -32,15 +31,12 @@ from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.streams import Hold, Streams
 from company_agents.integrations.turns import Turn, Turns
-from company_agents.integrations.versions import unknown_integration
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
 from company_agents.outgoing.destination import Destination
 from company_agents.outgoing.redirects import Follows, anywhere
 from company_agents.outgoing.reply import StreamedReply
 from company_agents.secret_store.store import Gone, SecretStore, Use
 from company_agents.sensitive import Sensitive, harmless
-
-Found = dict[str, Any]
 
 # How often an integration is looked up for one request, where its credential is rotated between that and its opening.
 MOST_LOOKS = 5
@@ -78,6 +74,11 @@ class Relay:
     idle_time: float
     reply_limit: int
     stream_limit: int
+
+    @functools.cached_property
+    def finder(self) -> Finder:
+        """Looks up what is called."""
+        return Finder(self.store, self.audit, self.integrations.versions, self.open_streams)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -124,7 +125,7 @@ class Relay:
         whole: bool,
     ) -> Relayed:
         for _ in range(MOST_LOOKS):
-            found = await self.find(caller, integration, request)
+            found = await self.finder.find(caller, integration, request)
             provider = self.integrations.providers.get(found["provider"])
             request = await self.spending.checked(caller, found["id"], provider, _defaulted(request, provider))
             if found["is_asked"]:
@@ -156,7 +157,7 @@ class Relay:
         if found["consent"] and found["is_ending"]:
             await self.refresher.fresh(caller.scope, found["id"], found["version"], actor=caller.label)
             # Whoever has waited may no longer be allowed.
-            found = await self.find(*again, again=True)
+            found = await self.finder.find(*again, again=True)
         async with contextlib.AsyncExitStack() as sent:
             relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
             problem = await _refusal(relayed)
@@ -167,7 +168,7 @@ class Relay:
                 )
                 if state is not None and state.written_by > base:
                     await sent.aclose()
-                    found = await self.find(*again, again=True)
+                    found = await self.finder.find(*again, again=True)
                     relayed = await sent.enter_async_context(self._sent(caller, provider, found, request, whole=whole))
                     problem = await _refusal(relayed)
                 elif state is not None and state.problem == "not now":
@@ -194,7 +195,7 @@ class Relay:
                 use = await opened.enter_async_context(self.store.use(caller.scope, found["secret_id"], **facts))
                 credential = _opened(use)
                 if time.monotonic() - found["looked_at"] > HELD_UP:
-                    await self.find(caller, str(found["id"]), None, again=True)
+                    await self.finder.find(caller, str(found["id"]), None, again=True)
             except Tampered:
                 reason = "the stored credential was altered: connect it again"
                 await self.integrations.statuses.seen(
@@ -274,78 +275,6 @@ class Relay:
             raise Unavailable(
                 f"{destination.host} did not answer within {seconds:g} seconds", hint="try again later"
             ) from None
-
-    async def find(
-        self, caller: Caller, integration: str, request: OutgoingRequest | None, *, again: bool = False
-    ) -> Found:
-        """
-        An integration, for a caller that may use it now. `request` is what it is asked for, and judged as well; `again`: it
-        was before.
-
-        Raises: as `open`.
-        """
-        try:
-            by: dict[str, Any] = {"id": UUID(integration), "name": None}
-        except ValueError:
-            by = {"id": None, "name": integration}
-        mark = self.open_streams.mark()
-        row = await self._looked_up(caller, by)
-        if row is not None and caller.principal.run_id is not None and not row["is_pinned"]:
-            # Allowed after the run began: it is pinned at its first use.
-            async with caller.scope.transaction() as tx:
-                await self.integrations.versions.pin(tx, caller.principal.run_id, caller.agent_id(), row["id"])
-            row = await self._looked_up(caller, by)
-        if row is not None and not row["is_cut"] and request is not None:
-            await self._permitted(caller, row, request, again=again)
-        there = await self._there(caller, by) if row is None else None
-        if row is None:
-            # What there is not is not named: an agent may ask for anything, and each word would be an event of its own.
-            self.audit.refusal(
-                caller.scope.company_id,
-                "integration.refused",
-                actor=caller.label,
-                integration=there["id"] if there else None,
-                reason="not allowed" if there else "unknown",
-            )
-            raise unknown_integration()
-        if row["is_cut"]:
-            facts = {"actor": caller.label, "integration": row["id"], "version": row["version"], "reason": "cut"}
-            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
-            raise Refused(
-                "this run was cut off from the credential that it began with",
-                hint="nothing takes its place: a new run has the present one",
-                code="credential_cut",
-            )
-        row["looked_at"], row["mark"] = time.monotonic(), mark
-        return row
-
-    async def _looked_up(self, caller: Caller, by: dict[str, Any]) -> Found | None:
-        principal = caller.principal
-        return await self.store.db.look_up(
-            "integration_lookup",
-            *(caller.scope.company_id, caller.agent_id(), principal.run_id, principal.fence, principal.token_at),
-            *(by["id"], by["name"]),
-        )
-
-    async def _there(self, caller: Caller, by: dict[str, Any]) -> Found | None:
-        async with caller.scope.transaction() as tx:
-            found: Found | None = await tx.one("integration_there", **by)
-            return found
-
-    async def _permitted(self, caller: Caller, found: Found, request: OutgoingRequest, *, again: bool) -> None:
-        """Whether this very call may be made: its method and path, how often. Looked up `again`, it counts once."""
-        try:
-            found["is_asked"] = rules.judge(found, request)
-            if not again and found["per_minute"]:
-                async with caller.scope.transaction() as tx:
-                    await rates.count(tx, found, caller.agent_id())
-        except Refused as error:
-            # Not the path: an agent may ask for any, and each would be an event of its own.
-            facts = {"actor": caller.label, "integration": found["id"], "reason": error.reason}
-            self.audit.refusal(caller.scope.company_id, "integration.refused", **facts)
-            raise
-        if again and found["is_asked"]:
-            raise Busy("what has to be approved was changed just now", hint="try again")
 
     async def judge(
         self, caller: Caller, provider: Provider, found: Found, answered: int, problem: str | None, seen_by: str

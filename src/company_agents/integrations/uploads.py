@@ -58,7 +58,7 @@ class Uploads:
         async with contextlib.AsyncExitStack() as held:
             await held.enter_async_context(self.relay.streams.of(company))
             async with self.relay.turns.of(company):
-                found = await self.relay.find(caller, integration, None)
+                found = await self.relay.finder.find(caller, integration, None)
                 if found["id"] != integration_id:
                     raise unknown_integration()
                 facts = {
