@@ -249,7 +249,9 @@ async def open_app(
             HttpAdapter(store, exchange, settings.url),
         )
         adapters = Adapters(store, audit, providers, {kind.kind: kind for kind in kinds})
-        work = RunParts.build(store, audit, integrations.versions, settings.run_lease, adapters.kinds)
+        work = RunParts.build(
+            *(store, audit, integrations.versions, settings.run_lease, adapters.kinds, redactor.clean)
+        )
         stack.push_async_callback(work.jobs.close)
         if long_lived:
             await stack.enter_async_context(_every(SWEEP_EVERY, work.sweeper.sweep))

@@ -169,6 +169,12 @@ async def test_a_remote_agent_claims_works_and_finishes_with_nothing_but_what_th
                 assert (await reply.json())["ok"] is True
             tasks = f"{told['api_url']}/companies/{told['company']}/tasks/{told['task']}"
             await mine.post(f"{tasks}/comments", {"text": "I said it."})
+            for text in ("Saying it", f", with {claimed['token']}.\n"):
+                async with http.post(f"{told['run_url']}/output", json={**fence, "text": text}, headers=bearer) as put:
+                    assert put.status == 204
+            late = {**fence, "fencing_token": claimed["fencing_token"] + 1, "text": "late"}
+            async with http.post(f"{told['run_url']}/output", json=late, headers=bearer) as refused:
+                assert (refused.status, (await refused.json())["code"]) == (409, "stale_fence")
             await mine.post(f"{told['run_url']}/finish", {**fence, "outcome": "finished"})
 
     remote.work = work
@@ -180,6 +186,8 @@ async def test_a_remote_agent_claims_works_and_finishes_with_nothing_but_what_th
     assert (await app.tasks.get(here.tenant.local, task.id)).comments[-1].text == "I said it."
     assert [json.loads(seen["body"]) for seen in slack.seen] == [{"text": "hello, team"}]
     assert len(remote.bodies) == 2 and len(remote.done) == 1 and remote.forged == 0
+    # What it said of its work is there, without what nobody may read there.
+    assert await put_out(here, run.id) == "Saying it, with [credential removed].\n"
     # Claimed once: whoever comes later is told so; and the token of the run died with it.
     async with aiohttp.ClientSession() as http:
         data = remote.verified[0]["data"]

@@ -168,6 +168,7 @@ SAMPLES: dict[str, Sample] = {
     "getRunOutput": Sample(P.RUN_READ),
     "listRuns": Sample(P.RUN_READ),
     "getRun": Sample(P.RUN_READ),
+    "putRunOutput": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1, "text": "a line\n"}),
     "renewRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "finishRun": Sample(P.RUN_HOLD, lambda world: {"fencing_token": 1}),
     "cancelRun": Sample(P.RUN_CANCEL, lambda world: {}),

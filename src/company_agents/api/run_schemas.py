@@ -14,6 +14,7 @@ from company_agents.api.fields import Fence, Id
 from company_agents.api.schemas import In, Out
 from company_agents.runs.model import LONGEST_HERE, MOST_PROMPT
 from company_agents.runs.model import MOST_TEXT as MOST_REASON
+from company_agents.runs.output import MOST_GIVEN
 from company_agents.runs.starting import LEAST_TIME
 
 Seconds = Annotated[int, Field(strict=True, ge=LEAST_TIME, le=LONGEST_HERE)]
@@ -121,6 +122,13 @@ class LineOut(Out):
     stream: Literal["output", "error", "note"]
     text: str
     at: datetime
+
+
+class PutOut(Held):
+    """What a run has put out, said by who holds it elsewhere. It may end in the middle of a line."""
+
+    text: str = Field(max_length=MOST_GIVEN)
+    stream: Literal["output", "error", "note"] = "output"
 
 
 class LinesOut(Out):

@@ -32,6 +32,8 @@ EVERY = 0.5
 BATCH = 16 * 1024
 # Characters of one run, over all its starts.
 MOST_OUTPUT = 1024 * 1024
+# And of what a holder elsewhere puts out in one call.
+MOST_GIVEN = 65_536
 TOO_MUCH = "the run has put out more than is kept of one; the rest is not here"
 
 _OURS = re.compile(r"ca_(?:agent|run|op)_[A-Za-z0-9_-]{16,}")
@@ -57,6 +59,27 @@ async def lines_of(tx: Tx, run_id: UUID, after: int, limit: int) -> list[Line]:
         raise WrongUsage(f"limit is {limit}; it may be 1 to {MOST_LINES}")
     rows = await tx.all("run_output_list", run_id=run_id, after=max(after, 0), limit=limit)
     return [Line(**row) for row in rows]
+
+
+async def put_out(
+    tx: Tx, run_id: UUID, fence: int, stream: Stream, text: str, token: Sensitive | None, clean: Callable[[str], str]
+) -> bool:
+    """
+    Keep what somebody else's holder of a run has put out, in their transaction; whether they hold it. Of what is more than is
+    kept of one run, nothing.
+    """
+    cleaner = _Cleaner(Patterns([token] if token else []), clean)
+    kept = cleaner.feed(text) + cleaner.finish()
+    row = await tx.one("run_output_size", run_id=run_id)
+    left = MOST_OUTPUT - (row["size"] if row else 0)
+    pieces = [(stream, kept[at : at + MOST_PIECE]) for at in range(0, min(len(kept), max(left, 0)), MOST_PIECE)]
+    if 0 < left < len(kept):
+        pieces = [*pieces[:-1], (stream, pieces[-1][1][: left - (len(pieces) - 1) * MOST_PIECE]), ("note", TOO_MUCH)]
+    if not pieces:
+        return await tx.one("run_held", id=run_id, fence=fence) is not None
+    streams, texts = [each for each, _ in pieces], [text for _, text in pieces]
+    which = {"id": run_id, "fence": fence, "company_id": tx.company_id}
+    return bool(await tx.run("run_output_add", streams=streams, texts=texts, **which))
 
 
 class _Cleaner:

@@ -49,8 +49,9 @@ class RunParts:
         versions: Versions,
         lease: float = LEASE,
         adapters: Mapping[str, Adapter] = MappingProxyType({}),
+        clean: Callable[[str], str] = lambda text: text,
     ) -> RunParts:
-        """`lease` in seconds; `adapters` by their kind."""
+        """`lease` in seconds; `adapters` by their kind; `clean` takes open values out of a text."""
         jobs = Jobs(store.db)
         moves = Moves(store, audit, versions, jobs.defer, lease)
         starts = Starts(moves, adapters)
@@ -59,7 +60,7 @@ class RunParts:
             jobs=jobs,
             moves=moves,
             starts=starts,
-            runs=Runs(moves, versions, starts),
+            runs=Runs(moves, versions, starts, clean),
             schedules=Schedules(moves, starts),
             sweeper=Sweeper(store.db, moves, versions),
         )

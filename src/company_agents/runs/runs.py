@@ -5,7 +5,7 @@ Runs, as callers ask for them: start, open, claim, renew, finish, cancel, cut of
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.versions import Cut, Versions, held
+from company_agents.runs.adapters.base import Stream
 from company_agents.runs.model import (
     LONGEST,
     OUTCOMES,
@@ -25,9 +26,10 @@ from company_agents.runs.model import (
     lost,
     run_in,
     stale,
+    token_name,
 )
 from company_agents.runs.moves import Moves
-from company_agents.runs.output import Line, lines_of
+from company_agents.runs.output import MOST_GIVEN, Line, lines_of, put_out
 from company_agents.runs.room import check_room
 from company_agents.runs.starting import Asked, Starts
 from company_agents.sensitive import Sensitive
@@ -42,6 +44,8 @@ class Runs:
     moves: Moves
     versions: Versions
     starts: Starts
+    # Takes open values out of a text.
+    clean: Callable[[str], str] = lambda text: text
 
     async def start(
         self,
@@ -153,6 +157,24 @@ class Runs:
         async with caller.scope.transaction() as tx:
             await run_in(tx, run_id, caller)
             return await lines_of(tx, run_id, after, limit)
+
+    async def put_out(
+        self, caller: Caller, run_id: UUID, fencing_token: int, text: str, stream: Stream = "output"
+    ) -> None:
+        """
+        Add to what a run has put out, for who holds it elsewhere. It is cleaned and bounded like that of any other run.
+
+        Raises:
+            NotFound, Conflict: as for `renew`.
+            WrongUsage: it is too long.
+        """
+        caller.require(Permission.RUN_HOLD)
+        check_text(text, "what is put out at once", MOST_GIVEN)
+        token = await self.moves.store.open_own(caller.scope, token_name(run_id))
+        async with caller.scope.transaction() as tx:
+            await _as_holder(tx, caller, run_id, fencing_token)
+            if not await put_out(tx, run_id, fencing_token, stream, text, token, self.clean):
+                raise await lost(tx, run_id, fencing_token)
 
     async def renew(self, caller: Caller, run_id: UUID, fencing_token: int) -> Run:
         """

@@ -20,6 +20,7 @@ from company_agents.api.run_schemas import (
     Held,
     LinesOut,
     NewRun,
+    PutOut,
     RunOpened,
     RunOut,
     RunWithPins,
@@ -105,6 +106,16 @@ async def run_output(
 ) -> dict[str, Any]:
     lines = await parts.runs.output(caller, run_id, after, limit)
     return {"items": lines, "next": lines[-1].seq if lines else after}
+
+
+@router.post(
+    "/{run_id}/output",
+    status_code=204,
+    operation_id="putRunOutput",
+    summary="Add to what it has put out, for who holds it; what looks like a token is taken out",
+)
+async def put_run_output(parts: Parts, caller: InCompany, run_id: Id, body: PutOut) -> None:
+    await parts.runs.put_out(caller, run_id, body.fencing_token, body.text, body.stream)
 
 
 @router.post(
