@@ -138,10 +138,14 @@ class Company:
 
     async def ends(self, run_id: UUID) -> list[str]:
         """What is on record of how it ended."""
+        return [action for action in await self.events(run_id) if action in ENDS]
+
+    async def events(self, run_id: UUID) -> list[str]:
+        """What is on record of it."""
         found = []
         async for row in self.app.events.linked(self.local.scope.company_id):
             event = json.loads(row["record"])
-            if event.get("run") == str(run_id) and event["action"] in ENDS:
+            if event.get("run") == str(run_id):
                 found.append(event["action"])
         return found
 
@@ -211,7 +215,7 @@ async def taken_over(company: Company, runs: list[UUID]) -> bool:
 
 @pytest.mark.timeout(120)
 async def test_one_that_stood_still_while_another_took_its_run_on_writes_nothing_when_it_goes_on(place: Place) -> None:
-    company = await company_of(place.app, seconds=3)
+    company, other = await company_of(place.app, seconds=3), await company_of(place.app, seconds=60)
     with place.replica(4) as first:
         task, run_id = await company.begin()
         await until(lambda: at_work(company), "it was not begun", 30)
@@ -226,11 +230,17 @@ async def test_one_that_stood_still_while_another_took_its_run_on_writes_nothing
             for _ in range(3):
                 await place.app.runs.list(company.local)
                 await asyncio.sleep(0.5)
+            # And those that are asked to stop end what they have under way, and leave its work to others.
+            _, left = await other.begin()
+            await until(lambda: at_work(other), "it was not begun", 30)
     run = await company.run(run_id)
     assert (run.state, run.fencing_token) == ("finished", 2)
     assert await company.ends(run_id) == ["run.finished"]
     assert await company.comments(task) == 1
-    assert company.processes == []
+    assert (await other.run(left)).state == "queued"
+    assert {"run.expired", *ENDS} & {*await other.events(left)} == set()
+    assert "run.handed_over" in await other.events(left)
+    assert company.processes + other.processes == []
 
 
 async def at_work(company: Company) -> bool:
