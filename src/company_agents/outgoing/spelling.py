@@ -81,7 +81,7 @@ def read_roughly(text: bytes) -> bytes:
         text = _PERCENTS.sub(_last_two, text)
     if b"\\" in text:
         # What is left of a run of backslashes goes with the others below.
-        text = text.replace(b"\\n", b"").replace(b"\\r", b"")
+        text = _ESCAPED_ENDS.sub(b"", text)
         for introduction, codes in _CODES:
             if introduction in text:
                 text = codes.sub(_last_two, text)
@@ -101,6 +101,7 @@ _CODES = (
     (b"\\x", re.compile(rb"\\x[2-7][0-9A-Fa-f]")),
 )
 _ENTITIES = re.compile(rb"&" + _ENTITY)
+_ESCAPED_ENDS = re.compile(rb"\\[nr]")
 _ONE_LINE_END = bytes.maketrans(b"\r", b"\n")
 
 
