@@ -23,7 +23,7 @@ ADDRESSES = Addresses.model_validate(
         "uploads": [{"field": "upload_to", "origins": ["https://files.github.com"]}],
     }
 )
-REWRITING = Rewriting(DESTINATION, ADDRESSES, Base(HERE), lambda origin, path, query: "made")
+REWRITING = Rewriting(DESTINATION, ADDRESSES, lambda: Base(HERE), lambda origin, path, query: "made")
 
 
 async def body(text: str, *, size: int = 1 << 20, kind: str = "application/json") -> str:

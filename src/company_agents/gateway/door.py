@@ -121,8 +121,10 @@ class Gateway:
             )
             return made.sealed(token, path, query)
 
-        base = Base.of(scope, self._app.settings.url, asked.integration)
-        return Rewriting(destination, relayed.provider.addresses, base, passing)
+        def based() -> Base:
+            return Base.of(scope, self._app.settings.url, asked.integration)
+
+        return Rewriting(destination, relayed.provider.addresses, based, passing)
 
     async def _uploaded(self, asked: Address, given: Presented, scope: Scope, client: Client, answer: _Answer) -> None:
         assert asked.upload_pass is not None

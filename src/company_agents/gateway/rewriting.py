@@ -29,12 +29,20 @@ Passing = Callable[[str, str, str], str]
 
 @dataclass(frozen=True)
 class Rewriting:
-    """How the replies to one call are rewritten. `passing` makes a pass for an upload's origin, path and query."""
+    """
+    How the replies to one call are rewritten. `based` says where its client has the integration; `passing` makes a pass for an
+    upload's origin, path and query.
+    """
 
     destination: Destination
     addresses: Addresses
-    base: Base
+    based: Callable[[], Base]
     passing: Passing
+
+    @functools.cached_property
+    def base(self) -> Base:
+        """Asked for once, and by few replies."""
+        return self.based()
 
     def header(self, name: str, value: str) -> str:
         """The value of a header, which is the same where it names nothing of the provider's."""

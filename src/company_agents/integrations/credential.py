@@ -4,6 +4,7 @@ What is sealed for an integration: the token together with where it may go. docs
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -58,7 +59,13 @@ class Credential:
         if found.get("format") not in FORMATS:
             raise Failed("this credential was sealed in a format that is not known", hint="start a newer version")
         consent = _consent(found["consent"]) if found["format"] == 2 else None
-        return cls(Destination.from_json(json.dumps(found["destination"])), Sensitive(found["token"]), consent)
+        return cls(_destination(json.dumps(found["destination"])), Sensitive(found["token"]), consent)
+
+
+@functools.lru_cache(1024)
+def _destination(text: str) -> Destination:
+    # Read once: the same text is the same place, and nothing secret is in it.
+    return Destination.from_json(text)
 
 
 def opened_object(value: Sensitive) -> dict[str, Any] | None:
