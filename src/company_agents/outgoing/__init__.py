@@ -5,5 +5,7 @@ Outgoing calls: one call, to one host, with a credential that goes nowhere else,
     match         the one predicate: may it go there?
     guard         the same question again at connect time, about addresses
     client        the call itself, redirects, limits of size and time
+    websocket     the same for a connection that stays open
     reply_search  the credential's own bytes, in their common encodings, do not come back
+    as_read       nor as whoever parses the reply will read it
 """

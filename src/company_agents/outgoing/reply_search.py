@@ -2,8 +2,8 @@
 Replies are searched for the credential's own bytes in their common encodings, as they stream.
 
 This is a second net. A provider that transforms what it was given in another way (compresses it,
-cuts it, writes it backwards) can still echo it; the first net is that the credential goes to
-nobody else.
+deals it out in parts, writes it backwards) can still echo it; the first net is that the credential
+goes to nobody else.
 """
 
 from __future__ import annotations
