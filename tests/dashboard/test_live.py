@@ -18,7 +18,7 @@ from company_agents.dashboard import dashboard_app, live
 from company_agents.db.database import Tx
 from company_agents.identity.permissions import Role
 from company_agents.identity.principal import Caller
-from tests.dashboard.people import Person, member
+from tests.dashboard.people import Person, member, owner
 from tests.dashboard.standin import served
 from tests.dashboard.streams import listening
 from tests.dispatch.conftest import Orchestrate, orchestrator  # noqa: F401
@@ -164,12 +164,17 @@ async def test_a_stream_asks_once_a_look_and_holds_no_connection_in_between(
     slept: list[int] = []
     real = Tx.all, Tx.one, asyncio.sleep
 
+    def note(tx: Tx, query: str) -> None:
+        # Other orchestrators of this process have their own to ask.
+        if tx.company_id == here.company.id or query.startswith("session"):
+            asked.append(query)
+
     async def counted_all(self: Tx, query: str, /, **params: Any) -> Any:
-        asked.append(query)
+        note(self, query)
         return await real[0](self, query, **params)
 
     async def counted_one(self: Tx, query: str, /, **params: Any) -> Any:
-        asked.append(query)
+        note(self, query)
         return await real[1](self, query, **params)
 
     async def counted_sleep(seconds: float) -> None:
@@ -257,11 +262,14 @@ async def test_only_a_page_that_stays_up_to_date_may_run_our_script_and_listen_t
             assert page.text.count("<script") == is_live
 
 
-async def test_sealing_breaks_off_every_stream(both: tuple[App, App], olga: Person, company: Caller) -> None:
+async def test_sealing_breaks_off_every_stream(both: tuple[App, App], company: Caller) -> None:
+    olga = await owner(both[0])
+
     async def no_door(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("nothing of this test is for this door")
 
     async with served(Front(both[0], no_door)) as url, listening(olga, url, _board(company)) as stream:
+        assert stream.response.status_code == 200
         await stream.until("column-cancelled")
         try:
             await both[0].panic.seal("local:tester")
