@@ -54,8 +54,9 @@ class Redactor:
         if not held:
             return text
         data = text.encode(errors="replace")
-        for value in held:
-            data = Searcher(value.patterns).scrub(data)
+        # Once for each value, however many calls hold it.
+        for patterns in {value.patterns for value in held}:
+            data = Searcher(patterns).scrub(data)
         return data.decode(errors="replace")
 
 
@@ -66,7 +67,7 @@ class _Held:
     @functools.cached_property
     def patterns(self) -> Patterns:
         """Made when something is logged, which during most calls is never."""
-        return Patterns([self.value])
+        return Patterns.shared([self.value])
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):

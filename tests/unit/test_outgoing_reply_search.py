@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import html
 import json
 import random
 import string
+import weakref
 from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
@@ -215,3 +217,18 @@ def test_random_tokens_in_every_encoding_are_removed_byte_by_byte() -> None:
             out, hits = search(value, [bytes([byte]) for byte in b"(" + form + b")"])
             assert hits == 1, form
             assert form not in out
+
+
+def test_calls_with_the_same_values_at_once_share_what_is_searched_for_and_it_is_forgotten_with_the_last() -> None:
+    one, other = Sensitive(b"a-value-of-a-test"), Sensitive(b"another-value-of-a-test")
+    first = Patterns.shared([one])
+    assert Patterns.shared([Sensitive(b"a-value-of-a-test")]) is first
+    assert Patterns.shared([one, other]) is not first
+    # Where the one ends and the other begins is part of what they are.
+    assert Patterns.shared([Sensitive(b"a-value-of-"), Sensitive(b"a-test--")]) is not Patterns.shared(
+        [Sensitive(b"a-value-"), Sensitive(b"of-a-test--")]
+    )
+    held = weakref.ref(first)
+    del first
+    gc.collect()
+    assert held() is None

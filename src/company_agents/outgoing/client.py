@@ -194,7 +194,7 @@ class Outgoing:
         Raises: like `call`, also while the body is read. `NotSent` and `AddressRefused`: nothing was sent.
         """
         placed = destination.placement.place(credential) if credential else _NOTHING
-        patterns = Patterns(placed.searched)
+        patterns = Patterns.shared(placed.searched)
         with ExitStack() as watching:
             for secret in ((credential, *placed.searched) if placed.signer else (credential,)) if credential else ():
                 watching.enter_context(self._watched(secret))

@@ -8,12 +8,15 @@ goes to nobody else.
 
 from __future__ import annotations
 
+import hmac
 import html
 import json
 import re
+import secrets
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote_from_bytes
+from weakref import WeakValueDictionary
 
 from company_agents.errors import WrongUsage
 from company_agents.outgoing.as_read import AsRead, ReadForms
@@ -167,19 +170,37 @@ def _escaped_throughout(value: bytes) -> Iterator[bytes]:
 
 class Patterns:
     """
-    What is searched for, prepared once per call and shared by the searches of headers and body.
+    What is searched for, prepared once and shared by the searches of headers and body, and by all calls that hold the same
+    values at once; see `shared`.
     """
 
-    __slots__ = ("as_read", "written")
+    __slots__ = ("__weakref__", "as_read", "written")
 
     def __init__(self, values: Iterable[Sensitive]) -> None:
         revealed = [value.reveal() for value in values]
         self.written = Forms(form for value in revealed for form in encodings(value))
         self.as_read = ReadForms(form for value in revealed for form in (*_unescaped(value), *_padded(value)))
 
+    @classmethod
+    def shared(cls, values: Iterable[Sensitive]) -> Patterns:
+        """Those of a call that goes on with these values, or new ones. With the last of such calls they are forgotten."""
+        values = tuple(values)
+        named = hmac.new(_NAMING, digestmod="sha256")
+        for value in values:
+            named.update(len(value).to_bytes(8, "big") + value.reveal())
+        found = _live.get(named.digest())
+        if found is None:
+            found = _live[named.digest()] = cls(values)
+        return found
+
     def may_be_in(self, text: bytes) -> bool:
         """Whether it is worth to search a whole text; for most this is the cheapest way to say no."""
         return any(form in text for form in self.written.all) or self.as_read.may_be_in(text)
+
+
+_live: WeakValueDictionary[bytes, Patterns] = WeakValueDictionary()
+# Of this process alone: what they are found by says nothing of the values.
+_NAMING = secrets.token_bytes(32)
 
 
 class Searcher:
