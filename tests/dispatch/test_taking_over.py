@@ -195,9 +195,9 @@ async def test_who_cannot_renew_stops_before_another_may_begin(
     there = await orchestrator(adapter=Scripted(does=slow_to_end), lease=4)
     run = await here.start()
     await there.begins(run.id)
-    # A connection that holds the row: no renewal goes through, nobody says no, and nobody takes the run on.
+    # A connection that holds the table: no renewal goes through, nobody says no, and nobody takes the run on.
     async with await psycopg.AsyncConnection.connect(address(app, "postgres")) as holder:
-        await holder.execute("SELECT id FROM runs WHERE id = %s FOR UPDATE", (run.id,))
+        await holder.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
         await until(lambda: stopped(there, run.id), "it goes on without a lease")
     assert ended == [run.id]
     # Its work is begun anew, here or elsewhere.
