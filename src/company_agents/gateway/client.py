@@ -15,6 +15,9 @@ Send = Callable[[Message], Awaitable[None]]
 # Bytes of a body of known length that is taken whole: such a call can be made again, as when its credential was just renewed.
 TAKEN_WHOLE = 1024 * 1024
 
+# Seconds of a call in which nobody looks whether its client is still there.
+UNWATCHED = 0.05
+
 
 class HasGone(Exception):
     """The client has hung up."""
@@ -36,6 +39,7 @@ class Client:
             elif name == b"transfer-encoding":
                 self._chunked = True
         self._watching: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._call = asyncio.current_task()
         # Whether all of the body is here, whether an answer is complete, and whether there is nobody to give one to.
         self.is_read = not self._chunked and not self.length
@@ -84,6 +88,10 @@ class Client:
 
     def _watch(self) -> None:
         self.is_read = True
+        # Most calls are over by then, and a task costs more than a timer.
+        self._timer = asyncio.get_running_loop().call_later(UNWATCHED, self._begin)
+
+    def _begin(self) -> None:
         self._watching = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
@@ -95,5 +103,7 @@ class Client:
 
     def close(self) -> None:
         """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()

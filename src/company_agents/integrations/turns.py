@@ -59,7 +59,10 @@ class Turn:
             TooMany: none came in time.
         """
         try:
-            async with asyncio.timeout(self.turns.patience):
+            if self.free.locked():
+                async with asyncio.timeout(self.turns.patience):
+                    await self.free.acquire()
+            else:
                 await self.free.acquire()
         except TimeoutError:
             raise TooMany(
