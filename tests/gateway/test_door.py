@@ -8,6 +8,8 @@ import base64
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from tests.conftest import Tenant
 from tests.gateway.conftest import BEARER, SECRET, Connect, Here, serving
 from tests.gateway.standins import service
 from tests.gateway.wire import Answered, asked, wire
+from tests.outgoing.servers import authority, reply, serve
 
 Make = Callable[[], Awaitable[Tenant]]
 
@@ -432,6 +435,39 @@ async def test_a_name_that_leads_elsewhere_by_the_time_of_the_connection_is_not_
                 assert "may not connect to" in error(answer)["message"]
             assert (await get(here)).status == 200
             assert len(started.seen) == 2
+    finally:
+        await outgoing.close()
+
+
+async def test_tls_and_host_name_the_integrations_host_whatever_the_client_says(
+    app: App, connect: Connect, tmp_path: Path
+) -> None:
+    ours = authority(tmp_path, "provider.example")
+    named: list[str | None] = []
+    ours.server.sni_callback = lambda connection, name, context: named.append(name)
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    outgoing = Outgoing(ca_file=ours.ca_file, resolve=resolve)
+    await outgoing.start()
+    try:
+        changed = dataclasses.replace(app, relay=dataclasses.replace(app.relay, outgoing=outgoing))
+        async with serve(reply(b"{}"), ours.server) as provider, serving(changed) as door:
+            at_provider: Any = SimpleNamespace(url=f"https://provider.example:{provider.port}")
+            here = await connect(at_provider, door=door)
+            tricks = {"Host": "localhost", "X-Forwarded-Host": "other.example", "Forwarded": "host=other.example"}
+            assert (await get(here, headers={**here.bearer, **tricks})).status == 200
+            assert named == ["provider.example"]
+            [request] = provider.requests
+            assert request.headers["host"] == f"provider.example:{provider.port}"
+            assert "other.example" not in request.head.decode()
+            # The same server, under a name that its certificate does not have.
+            at_other: Any = SimpleNamespace(url=f"https://other.example:{provider.port}")
+            answer = await get(await connect(at_other, door=door))
+            assert (answer.status, error(answer)["code"]) == (503, "unavailable")
+            assert "certificate" in error(answer)["message"]
+            assert len(provider.requests) == 1
     finally:
         await outgoing.close()
 
