@@ -144,6 +144,17 @@ async def test_a_body_is_not_waited_for_without_end(port: int, monkeypatch: pyte
         assert await asyncio.wait_for(reader.read(), 20) == b""
 
 
+async def test_a_long_body_has_that_time_for_each_piece(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_TIME", 2)
+    monkeypatch.setattr(connections, "PIECE", 1)
+    async with connected(port) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            writer.write(b"1")
+        assert await answered(reader) == (b"HTTP/1.1 200 OK", b"5")
+
+
 async def test_who_waits_for_an_answer_gets_it_whatever_they_sent_behind(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
