@@ -127,7 +127,7 @@ class LineOut(Out):
 class PutOut(Held):
     """What a run has put out, said by who holds it elsewhere. It may end in the middle of a line."""
 
-    text: str = Field(max_length=MOST_GIVEN)
+    text: str = Field(min_length=1, max_length=MOST_GIVEN)
     stream: Literal["output", "error", "note"] = "output"
 
 

@@ -166,10 +166,12 @@ class Runs:
 
         Raises:
             NotFound, Conflict: as for `renew`.
-            WrongUsage: it is too long.
+            WrongUsage: it is too long, or nothing to read.
         """
         caller.require(Permission.RUN_HOLD)
         check_text(text, "what is put out at once", MOST_GIVEN)
+        if not text.strip() or "\0" in text:
+            raise WrongUsage("there is nothing to read in this", hint="send blanks together with what follows them")
         token = await self.moves.store.open_own(caller.scope, token_name(run_id))
         async with caller.scope.transaction() as tx:
             await _as_holder(tx, caller, run_id, fencing_token)
