@@ -4,24 +4,21 @@ The composition root: builds every part once, in order. No behaviour here.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
-from company_agents.companies.instance import Instance
+from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
-from company_agents.db.embedded import Membership, hold_home, join
+from company_agents.db.embedded import hold_home
 from company_agents.db.host import left_behind
-from company_agents.db.logins import Login, Logins, check_serving_role, external_logins
-from company_agents.db.migrate import migrate
-from company_agents.ending import ended
+from company_agents.db.opening import open_database
+from company_agents.ending import every
 from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Sealed
 from company_agents.identity.agents import Agents
 from company_agents.identity.directory import Companies
@@ -176,8 +173,8 @@ async def open_app(
         Sealed: the instance is sealed.
     """
     async with contextlib.AsyncExitStack() as stack:
-        db = await _open_database(settings, stack, long_lived=long_lived)
-        instance = await _instance_id(db)
+        db = await open_database(settings, stack, long_lived=long_lived)
+        instance = await instance_id(db)
         source = open_source(settings)
         redactor = redactor or Redactor()
         held = HeldKeys(KeyRing(), lambda: _ring(source))
@@ -196,7 +193,17 @@ async def open_app(
         store = SecretStore(db, held, audit)
         audit_keys = AuditKeys(db, store)
         audit.key, audit.forget_key = audit_keys.newest, audit_keys.forget
-        outgoing = _outgoing(settings, redactor)
+        outgoing = Outgoing(
+            ca_file=settings.ca_file,
+            networks=settings.networks,
+            call_time=settings.call_timeout,
+            request_limit=settings.call_limit,
+            stream_limit=settings.stream_limit,
+            message_limit=settings.message_limit,
+            connections=CONNECTIONS,
+            reply_limit=settings.call_limit,
+            watched=redactor.holding,
+        )
         await outgoing.start()
         stack.push_async_callback(outgoing.close)
         audit.start()
@@ -208,7 +215,7 @@ async def open_app(
         outbox = await stack.enter_async_context(open_outbox(settings, store, audit, instance, long_lived=long_lived))
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
-        await stack.enter_async_context(_every(USED_EVERY, store.flush_used))
+        await stack.enter_async_context(every(USED_EVERY, store.flush_used))
         identity = Identity(db, store, audit)
         operators = Operators(db, store, audit)
         providers = Providers.at(settings.home)
@@ -242,7 +249,7 @@ async def open_app(
         approvals.approved = sending.start
         stack.push_async_callback(sending.close)
         if long_lived:
-            await stack.enter_async_context(_every(APPROVALS_EVERY, sending.sweep))
+            await stack.enter_async_context(every(APPROVALS_EVERY, sending.sweep))
         kinds: tuple[Adapter, ...] = (
             ProcessAdapter(Sandbox(settings)),
             LlmAdapter(),
@@ -254,7 +261,7 @@ async def open_app(
         )
         stack.push_async_callback(work.jobs.close)
         if long_lived:
-            await stack.enter_async_context(_every(SWEEP_EVERY, work.sweeper.sweep))
+            await stack.enter_async_context(every(SWEEP_EVERY, work.sweeper.sweep))
         upkeep = Upkeep(store, providers, refresher, checks, settings.refreshes, settings.probe_every)
         stack.push_async_callback(upkeep.close)
         if long_lived:
@@ -263,7 +270,7 @@ async def open_app(
         revocation = Revocation(audit, oauth, clients, providers, integrations)
         integrations.versions.revoke = revocation.retired
         if long_lived:
-            await stack.enter_async_context(_every(FLOWS_SWEPT_EVERY, flows.open.sweep))
+            await stack.enter_async_context(every(FLOWS_SWEPT_EVERY, flows.open.sweep))
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
@@ -272,14 +279,12 @@ async def open_app(
             outbox.deliverer.start()
             stack.push_async_callback(outbox.deliverer.close)
         stack.push_async_callback(background.close)
-        replica = Replica(db, held, panic.drop, panic.restore) if long_lived else None
+        replica, dispatcher = Replica(db, held, panic.drop, panic.restore) if long_lived else None, None
         if replica is not None:
             await replica.start()
             open_streams.replica = replica.id
             replica.checks.append(open_streams.check)
             stack.push_async_callback(replica.close)
-        dispatcher = None
-        if replica is not None:
             dispatcher = work.dispatcher(
                 *(replica.id, adapters.kinds, settings.home),
                 url=settings.loopback_url,
@@ -349,12 +354,11 @@ async def unsealing(app: App) -> AsyncIterator[tuple[Sessions, Panic]]:
     Raises:
         TooMany: others are trying the same.
     """
-    db, instance = app.store.db, app.instance.id
     # One after the other. The source is read when the first secret is opened, which is the one that the code is checked
     # with: anybody may try, and who has not the password of an owner brings no key here.
     async with app.panic.turn():
         held = HeldKeys(KeyRing(), app.panic.unlock)
-        async with _opened_for(db, instance, app, held) as opened:
+        async with _opened_for(app.store.db, app.instance.id, app, held) as opened:
             yield opened
 
 
@@ -366,7 +370,7 @@ async def _opened_for(db: Database, instance: UUID, app: App, held: HeldKeys) ->
     audit.start()
     try:
         sessions = Sessions(db, store, audit, Operators(db, store, audit), refusals=app.audit)
-        yield sessions, Panic(db, audit, held, _nothing, app.panic.unlock)
+        yield sessions, Panic(db, audit, held, lambda: None, app.panic.unlock)
     finally:
         try:
             await audit.close()
@@ -383,80 +387,14 @@ async def init_key(settings: Settings, *, adopt: bool, take_over: bool) -> Initi
         MayNotStart: database or source is not as it must be.
     """
     async with contextlib.AsyncExitStack() as stack:
-        db = await _open_database(settings, stack, long_lived=False)
-        instance = await _instance_id(db)
+        db = await open_database(settings, stack, long_lived=False)
+        instance = await instance_id(db)
         return await initialize(db, open_source(settings), instance, adopt=adopt, take_over=take_over)
-
-
-async def _open_database(settings: Settings, stack: contextlib.AsyncExitStack, *, long_lived: bool) -> Database:
-    if settings.database_url is not None:
-        logins = external_logins(settings)
-    else:
-        membership = await asyncio.to_thread(join, settings.home, postgres_bin=settings.postgres_bin)
-        stack.push_async_callback(asyncio.to_thread, membership.close)
-        if long_lived:
-            membership.watch()
-        logins = _embedded_logins(membership)
-    await migrate(logins)
-    await check_serving_role(logins.serve)
-    db = Database(logins, pool_size=settings.database_pool)
-    stack.push_async_callback(db.close)
-    await db.open()
-    return db
-
-
-def _embedded_logins(membership: Membership) -> Logins:
-    def login(role: str) -> Login:
-        return Login(Sensitive(membership.database.conninfo(role)), None)
-
-    return Logins(login("company_agents_serve"), login("company_agents_instance"), login("company_agents_migrate"))
-
-
-def _outgoing(settings: Settings, redactor: Redactor) -> Outgoing:
-    return Outgoing(
-        ca_file=settings.ca_file,
-        networks=settings.networks,
-        call_time=settings.call_timeout,
-        request_limit=settings.call_limit,
-        stream_limit=settings.stream_limit,
-        message_limit=settings.message_limit,
-        connections=CONNECTIONS,
-        reply_limit=settings.call_limit,
-        watched=redactor.holding,
-    )
-
-
-async def _instance_id(db: Database) -> UUID:
-    async with db.transaction(None) as tx:
-        row = await tx.one("instance_get")
-    assert row is not None
-    instance: UUID = row["id"]
-    return instance
 
 
 async def _ring(source: KeySource) -> KeyRing:
     return KeyRing((await source.read()).keys)
 
 
-def _nothing() -> None:
-    return None
-
-
 async def _unready() -> tuple[int, Sensitive]:
     raise AssertionError("the audit log is used before its key")
-
-
-@contextlib.asynccontextmanager
-async def _every(seconds: float, work: Any) -> AsyncIterator[None]:
-    async def loop() -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            # A database that is away for a moment: what was to be written stays for the next time.
-            with contextlib.suppress(Exception):
-                await work()
-
-    task = asyncio.create_task(loop())
-    try:
-        yield
-    finally:
-        await ended(task)

@@ -78,3 +78,12 @@ class Instance:
             raise NotFound(f"this {what} does not exist", hint=f"`company-agents {what} list --company ID` shows them")
         company_id: UUID = row["company_id"]
         return company_id
+
+
+async def instance_id(db: Database) -> UUID:
+    """The id of the instance that a database holds."""
+    async with db.transaction(None) as tx:
+        row = await tx.one("instance_get")
+    assert row is not None
+    found: UUID = row["id"]
+    return found
