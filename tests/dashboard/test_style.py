@@ -27,12 +27,16 @@ TEXT = [
     ("on-accent", "accent-strong"),
     ("on-bad", "bad"),
     ("bad", "surface"),
+    # What a run complains of.
+    ("bad", "sunken"),
     ("ground", "ink"),
 ]
 SHAPES = [
     *[("edge", ground) for ground in ("ground", "surface", "sunken")],
     *[("focus", ground) for ground in ("ground", "surface", "sunken")],
     ("accent", "surface"),
+    # Bars, and the states of a run.
+    *[(tone, "surface") for tone in ("good", "warn", "bad", "still")],
 ]
 
 

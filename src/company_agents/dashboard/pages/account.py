@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from starlette.responses import Response
 
 from company_agents.dashboard.forms import Form
+from company_agents.dashboard.spent import chart
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, Conflict, WrongUsage
+from company_agents.identity.limits import Limit
 from company_agents.identity.operators import LONGEST_TOKEN_DAYS, OperatorToken
 from company_agents.identity.permissions import RANK, Role
+from company_agents.integrations.costs import DaySum
 
 
 async def show_account(visit: Visit) -> Response:
@@ -96,7 +100,21 @@ async def show_patterns(visit: Visit) -> Response:
     now = datetime.now(UTC)
     form = Form({"example": ["What was typed is kept"]}, WrongUsage("this is what is wrong", hint="and this helps"))
     form.failed_at = "example"
-    return visit.page("patterns.html", form=form, times=[now - timedelta(minutes=minutes) for minutes in (0, 3, 3000)])
+    spent = [
+        DaySum(
+            calls,
+            calls * 1000,
+            calls * 500_000,
+            day=(now - timedelta(days=ago)).date(),
+            agent_id=UUID(int=0),
+            agent="ann",
+        )
+        for ago, calls in ((1, 2), (3, 5), (4, 1), (9, 3))
+    ]
+    times = [now - timedelta(minutes=minutes) for minutes in (0, 3, 3000)]
+    return visit.page(
+        "patterns.html", form=form, times=times, chart=chart(spent, 40_000_000, now.date()), limit=Limit(2)
+    )
 
 
 PAGES = [
