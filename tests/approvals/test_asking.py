@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -259,6 +260,10 @@ async def test_what_a_request_says_stands_nowhere_but_sealed(here: Desk) -> None
     assert not any(secret in str(value) for value in row.values())
     # Nor a digest that could be tried with guesses: they are under a key that is sealed.
     assert await here.secrets() == {f"approval/{approval_id}/request"}
+    # It is nothing that could be replaced after a master key got out.
+    async with here.app.keys.db.instance_transaction() as tx:
+        named = {row["name"] for row in await tx.all("secrets_before", moment=datetime.now(UTC))}
+    assert not any(name.startswith("approval") for name in named)
     events = await here.app.events.newest(here.tenant.company.id, limit=100)
     assert secret not in json.dumps(events, default=str)
 

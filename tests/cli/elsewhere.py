@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import re
 import secrets
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,7 @@ class Elsewhere:
             r"a key is put into (/\S+)": self._put_key,
             r"config.toml says (\w+) = (.+)": self._says,
             r"(\S+) begins a run at (\S+)": self._begins,
+            r"(\S+) asks to post '(.*)' at (\S+)": self._asks,
             r"slack takes (\S+) from now on": self._takes,
             r"slack answers (\d+) (.*)": self._answers,
         }
@@ -100,6 +103,17 @@ class Elsewhere:
         request = urllib.request.Request(address, b'{"purpose": "count the stars"}', headers)
         # No proxy of the environment stands between this and our own machine.
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+
+    def _asks(self, token: str, text: str, address: str) -> None:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        call = {"method": "POST", "path": "/api/chat.postMessage", "body": {"text": text}}
+        request = urllib.request.Request(address, json.dumps(call).encode(), headers)
+        try:
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).close()
+        except urllib.error.HTTPError as error:
+            assert error.code == 403, error.read()
+        else:
+            raise AssertionError("nobody was asked")
 
     def _says(self, name: str, value: str) -> None:
         file = self.home / "config.toml"

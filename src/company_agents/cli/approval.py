@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 group = noun("approval", "Requests of agents that a person has to approve before they are sent.")
 
-Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="what the agent is told with it")]
+Note = Annotated[str | None, typer.Option("--note", metavar="TEXT", help="what the agent is told with it")]
 
 
 @command(group, "list")
@@ -48,19 +48,19 @@ async def show(session: Session, id: SomeId) -> Result:
 
 
 @command(group, "approve")
-async def approve(session: Session, id: SomeId, note: Note = "") -> Result:
+async def approve(session: Session, id: SomeId, note: Note = None) -> Result:
     """Have a request sent: once, and as it was shown. Waits until it was."""
     caller = await session.company_of_approval(id)
-    await session.app.approvals.approve(caller, id, note)
+    await session.app.approvals.approve(caller, id, note or "")
     await session.app.sending.settled(id)
     return Result(await session.app.approvals.get(caller, id))
 
 
 @command(group, "refuse")
-async def refuse(session: Session, id: SomeId, note: Note = "") -> Result:
+async def refuse(session: Session, id: SomeId, note: Note = None) -> Result:
     """Have a request not sent."""
     caller = await session.company_of_approval(id)
-    return Result(await session.app.approvals.refuse(caller, id, note))
+    return Result(await session.app.approvals.refuse(caller, id, note or ""))
 
 
 def _request(asked: AsSent) -> dict[str, Any]:

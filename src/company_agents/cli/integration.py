@@ -122,7 +122,7 @@ async def show(session: Session, id: SomeId) -> Result:
 async def allow(
     session: Session, id: SomeId, agent: AgentId, only: Only = None, ask: Ask = None, per_minute: PerMinute = None
 ) -> Result:
-    """Let an agent use an integration, by rules of its own where some are given. Said again, what is not said stays."""
+    """Let an agent use an integration. Rules are for this agent alone; said again, what is not said stays."""
     rules = said(only, ask, per_minute)
     return Result(await session.app.integrations.allow(await session.company_of_integration(id), id, agent, rules))
 
@@ -131,7 +131,10 @@ async def allow(
 async def rules(
     session: Session, id: SomeId, only: Only = None, ask: Ask = None, per_minute: PerMinute = None
 ) -> Result:
-    """Show the rules of an integration; or say what counts for all agents, as far as nothing is said of one by itself."""
+    """
+    Show what agents may call and what a person approves first, or set it. It counts for all agents, as far as nothing is said
+    of one by itself.
+    """
     given = said(only, ask, per_minute)
     caller = await session.company_of_integration(id)
     return Result(await session.app.rulebook.set(caller, id, given))

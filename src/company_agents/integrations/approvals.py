@@ -174,7 +174,11 @@ class Approvals:
             row = await tx.one("approval_get", id=approval_id, agent_id=None)
             if row is None or not changed:
                 now = row["state"] if row else "gone"
-                raise Conflict(f"this approval is {now}: there is nothing to decide any more", code="approval_over")
+                raise Conflict(
+                    f"this approval is {now}: there is nothing to decide any more",
+                    hint="look at it again: somebody was quicker, or its time is over",
+                    code="approval_over",
+                )
             await self.record(caller.scope, f"approval.{state}", caller.label, row)
         return approval_of(row)
 
