@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,8 +34,9 @@ def _board(caller: Caller) -> str:
 
 
 async def test_a_stream_tells_what_changes_and_only_what_is_new_to_the_browser(
-    app: App, somebody: Person, tenant: Any, address: str
+    app: App, somebody: Person, tenant: Any, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(live, "EVERY", 0.2)
     here = await tenant()
     async with listening(somebody, address, _board(here.local)) as stream:
         assert stream.response.headers["Content-Type"].startswith("text/event-stream")
@@ -245,6 +247,20 @@ async def test_an_orchestrator_that_stops_waits_for_no_stream(
         await dispatcher.close()
         # Nothing says that it is over: the browser comes back, to whoever is there then.
         assert [event for event in await stream.rest() if event.name == "over"] == []
+
+
+async def test_what_is_not_there_has_no_stream_and_asking_for_the_head_of_one_begins_none(
+    app: App, somebody: Person, tenant: Any
+) -> None:
+    here = await tenant()
+    home = f"/companies/{here.company.id}"
+    async with somebody.client() as browser, asyncio.timeout(10):
+        for nowhere in (f"/runs/{uuid.uuid4()}/stream", f"/tasks/{uuid.uuid4()}/stream"):
+            assert (await browser.get(f"{home}{nowhere}")).status_code == 404
+        for path in ("/tasks/stream", "/runs/stream"):
+            assert (await browser.head(f"{home}{path}")).headers["Content-Type"].startswith("text/event-stream")
+        run, _ = await app.runs.open(here.agent)
+        assert (await browser.get(f"{home}/runs/{run.id}/stream", params={"after": "x'"})).status_code == 422
 
 
 async def test_only_a_page_that_stays_up_to_date_may_run_our_script_and_listen_to_us(

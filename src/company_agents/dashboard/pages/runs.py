@@ -128,6 +128,7 @@ class _RunFeed(Feed):
 
 async def stream_one(visit: Visit) -> Response:
     """What changes about it, and what it puts out."""
+    await visit.app.runs.get(visit.caller, visit.id("run"))
     return streamed(visit, _RunFeed(visit))
 
 

@@ -124,6 +124,7 @@ class _ThreadFeed(Feed):
 
 async def stream_one(visit: Visit) -> Response:
     """What changes about it."""
+    await _task(visit)
     return streamed(visit, _ThreadFeed(visit))
 
 
