@@ -8,6 +8,7 @@ token of ours, and each value that this process holds open at that moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ import structlog
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.db.database import Tx
-from company_agents.ending import ended
 from company_agents.errors import WrongUsage
 from company_agents.outgoing.reply_search import REMOVED, Patterns, Searcher
 from company_agents.runs.adapters.base import Stream
@@ -124,6 +124,7 @@ class RunLog:
     _left: int = 0
     _full: bool = False
     _task: asyncio.Task[None] | None = None
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def start(self) -> None:
@@ -143,13 +144,15 @@ class RunLog:
             cleaner = self._cleaners[stream] = _Cleaner(Patterns([self.token]), self.clean)
         self._take(stream, cleaner.feed(text))
         if self._size >= BATCH:
-            # Whoever writes faster than the database does waits for it.
-            await self._flush()
+            # Whoever writes faster than the database does waits for it. Who is broken off meanwhile takes nothing with it.
+            await asyncio.shield(asyncio.create_task(self._flush()))
 
     async def close(self) -> None:
         """Write what is left."""
+        self._closed.set()
         if self._task is not None:
-            await ended(self._task)
+            # Not broken off: what it is writing would be lost.
+            await self._task
         for stream, cleaner in self._cleaners.items():
             self._take(stream, cleaner.finish())
         await self._flush()
@@ -166,8 +169,10 @@ class RunLog:
             self._waiting.append(("note", TOO_MUCH))
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
+        while not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await self._closed.wait()
             await self._flush()
 
     async def _flush(self) -> None:
