@@ -30,6 +30,8 @@ _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NAMED_SO = re.compile(r"(.*[_-])?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)", re.IGNORECASE)
 # Letters and digits that change as often as chance has it, in so many characters, are no word.
 _SHORTEST = 20
+# No provider's token is shorter.
+_SHORTEST_TOKEN = 12
 _SIGNS = re.compile(r"[^A-Za-z0-9]")
 _KINDS = (str.isdigit, str.islower, str.isupper)
 
@@ -42,7 +44,8 @@ def check_no_secrets(config: Mapping[str, Any], providers: Sequence[Provider]) -
         WrongUsage: one looks like a credential. The sentence names the field and repeats nothing.
     """
     for field, text in _texts(config):
-        if _KNOWN.search(text) or any(tells(each, word) for word in _BETWEEN_WORDS.split(text) for each in providers):
+        words = {word for word in _BETWEEN_WORDS.split(text) if len(word) >= _SHORTEST_TOKEN}
+        if _KNOWN.search(text) or any(tells(each, word) for word in words for each in providers):
             raise _refused(field)
     environment = config.get("environment")
     for name, value in environment.items() if isinstance(environment, Mapping) else ():
