@@ -54,6 +54,8 @@ class Ticking:
 
     sent: int = 0
     open: int = 0
+    # How many numbers are sent before it says nothing more, and stays.
+    most: int = 1_000_000_000
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Content-Type": "text/plain"})
@@ -61,9 +63,12 @@ class Ticking:
         self.open += 1
         try:
             while True:
-                self.sent += 1
-                await answer.write(b"%d,\n" % self.sent)
+                if self.sent < self.most:
+                    self.sent += 1
+                    await answer.write(b"%d,\n" % self.sent)
                 await asyncio.sleep(0.01)
+                if request.transport is None or request.transport.is_closing():
+                    return answer
         finally:
             self.open -= 1
 

@@ -178,9 +178,11 @@ async def test_a_call_that_waits_for_its_answer_is_cut_off_too(replica: App, wor
 # — who cannot ask —
 
 
+@pytest.mark.parametrize("most", [1, 1_000_000_000], ids=["silent", "talking"])
 async def test_a_replica_that_cannot_check_ends_its_streams(
-    world: World, superuser: Past, monkeypatch: pytest.MonkeyPatch, replica: App
+    world: World, superuser: Past, monkeypatch: pytest.MonkeyPatch, replica: App, most: int
 ) -> None:
+    world.ticking.most = most
     monkeypatch.setattr(streams, "PATIENCE", 0.5)
     async with streaming(world.here) as stream:
         await sql(superuser, "REVOKE SELECT ON run_pins FROM company_agents_serve")
@@ -190,6 +192,7 @@ async def test_a_replica_that_cannot_check_ends_its_streams(
             await sql(superuser, "GRANT SELECT ON run_pins TO company_agents_serve")
     [use] = await cut_of(replica, world)
     assert use["error"] == "unavailable"
+    world.ticking.most += 2
     async with streaming(world.here) as again:
         await again.goes_on()
 
