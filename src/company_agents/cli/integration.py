@@ -109,7 +109,7 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
-    """Show an integration: everything but the credential. Of each version, how many runs hold it; and the rules."""
+    """Show an integration: everything but the credential. Rules; and of each version, how many runs hold it."""
     caller = await session.company_of_integration(id)
     integration = await session.app.integrations.get(caller, id)
     versions = await session.app.integrations.versions.list(caller.scope, id)
