@@ -61,8 +61,7 @@ class Keeper:
         self.plan = plan
         self.uid: int | None = plan["uid"]
         self.main = 0
-        # Process 1 in the sandbox, by its number out here.
-        self.first: int | None = None
+        self.first: int | None = None  # process 1 in the sandbox, by its number out here
         self.status: int | None = None
         self.json: Lines | None = None
         self.wake, write = os.pipe()
@@ -75,13 +74,13 @@ class Keeper:
         Raises:
             NotStartedError: there is no such program, or the sandbox does not come up.
         """
-        self.clear()  # what a keeper that was killed has left of this user
+        if not self.clear():  # what a keeper that was killed has left of this user
+            raise NotStartedError("what ran as the same user before does not end")
         bubblewrap = self.plan["bubblewrap"]
         if bubblewrap is None:
             self.main = self._spawn(self.plan["command"], self.plan["environment"], ())
             return
-        status_read, status_write = os.pipe()
-        block_read, block_write = os.pipe()
+        (status_read, status_write), (block_read, block_write) = os.pipe(), os.pipe()
         self.json = Lines(status_read)
         options, files = [], [status_write, block_read]
         for place, text in bubblewrap["files"].items():
@@ -214,8 +213,8 @@ class Keeper:
     def _has_ended(self) -> bool:
         return not self._has_children() or self.status is not None
 
-    def clear(self) -> None:
-        """Kill all that there is, until there is nothing."""
+    def clear(self) -> bool:
+        """Kill all that there is, until there is nothing; whether it came to that."""
         until = time.monotonic() + DYING
         while time.monotonic() < until:
             if self.uid is None:
@@ -226,8 +225,9 @@ class Keeper:
                 # All of this user's at once, which nothing can outrun by having children.
                 as_user(self.uid, lambda: os.kill(-1, signal.SIGKILL))
             if not self._has_children() and (self.uid is None or not is_alive(self.uid)):
-                return
+                return True
             time.sleep(PAUSE)
+        return False
 
     def _has_children(self) -> bool:
         """Whether any is left, once those that have ended are buried."""

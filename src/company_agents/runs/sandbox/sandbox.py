@@ -125,19 +125,25 @@ class Sandbox:
         exposed = self.places.exposed()
         if exposed is not None:
             return f"every sandbox can read {exposed}, which belongs to this instance: move it away"
-        found = await self._bubblewrap()
-        if isinstance(found, str) and self.root and self._given is not None:
-            return Way("user")
-        return found
-
-    async def _bubblewrap(self) -> Way | str:
         path = self.settings.bubblewrap or shutil.which("bwrap")
-        if path is None:
-            return "bubblewrap (bwrap) is not installed"
-        program = await asyncio.to_thread(look_at, Path(path))
-        if isinstance(program, str):
-            return program
-        way = Way("bubblewrap", program)
+        why = "bubblewrap (bwrap) is not installed"
+        if path is not None:
+            program = await asyncio.to_thread(look_at, Path(path))
+            if isinstance(program, Program):
+                way = Way("bubblewrap", program)
+                why = await self._why_not(way)
+                if not why:
+                    return way
+                why = f"{path} does not work here: {why}"
+            else:
+                why = program
+        if self.root and self._given is not None:
+            way = Way("user")
+            return await self._why_not(way) or way
+        return why
+
+    async def _why_not(self, way: Way) -> str:
+        """Try one; what was wrong, if anything was."""
         try:
             with passing_workspace() as workspace:
                 asked = Asked(("/bin/sh", "-c", "exit 0"), {}, workspace, "http://127.0.0.1")
@@ -146,10 +152,8 @@ class Sandbox:
                     end = await process.ended()
                     words = (await said).decode(errors="replace").strip().partition("\n")[0]
         except CompanyAgentsError as error:
-            return f"{path} does not work here: {error.sentence}"
-        if end.words or not end.started:
-            return f"{path} does not work here: {words or end.words}"
-        return way
+            return error.sentence
+        return "" if end.started and not end.words else words or end.words
 
     @contextlib.asynccontextmanager
     async def started(self, way: Way, asked: Asked) -> AsyncIterator[Kept]:
