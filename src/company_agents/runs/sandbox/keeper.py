@@ -111,7 +111,8 @@ class Keeper:
         until, done = time.monotonic() + SETTING_UP, errno.EAGAIN
         while done:
             done = as_user(self.uid, lambda: self._inside(self.first or 0))
-            if done and (time.monotonic() > until or self._has_ended()):
+            # A broken pipe: whoever it was made for has died meanwhile.
+            if done and (time.monotonic() > until or self._has_ended() or done == errno.EPIPE):
                 raise NotStartedError(f"the sandbox cannot be reached: {os.strerror(done)}")
             time.sleep(PAUSE if done else 0)
         os.close(block)
