@@ -75,7 +75,7 @@ class Moves:
         """running → finished or failed, for who still holds it; None: nobody does with this fencing token."""
         if not await tx.run("run_end", id=run_id, fence=fence, state=outcome, reason=reason):
             return None
-        return await self._ended(tx, run_id, f"run.{outcome}", actor)
+        return await self._ended(tx, run_id, f"run.{outcome}", actor, fence=fence)
 
     async def cancelled(self, tx: Tx, run_id: UUID, reason: str, actor: str | None) -> Sequence[UUID] | None:
         """queued or running → cancelled; None: it has ended."""
