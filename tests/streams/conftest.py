@@ -126,11 +126,12 @@ class Stream:
 
     async def breaks(self) -> None:
         """Read until the connection breaks: without the last chunk, which is empty."""
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            while True:
-                chunk = await self.connection.chunk()
-                assert chunk, "it ended as if it were whole"
-                self.last = int(chunk.split(b",")[-2])
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                while True:
+                    chunk = await self.connection.chunk()
+                    assert chunk, "it ended as if it were whole"
+                    self.last = int(chunk.split(b",")[-2])
 
 
 @contextlib.asynccontextmanager
