@@ -284,9 +284,10 @@ _VALUES: tuple[Any, ...] = (NUL, HALF, 1e400, [[[]]], {"a": {}}, -1, 10**400, 0.
 _ANYTHING = {"body", "query", "headers"}
 # Fields that are compared or read by a person, and so hold nothing that does not show.
 _SEEN = {"name", "agent", "provider", "base_url", "status", "token", "only"}
-_OPTIONAL = {"allow_private_network", "base_url", "method", "status", "name", "only"}
+_LIMITS = {"runs_at_once", "run_tokens", "month_micros"}
+_OPTIONAL = {"allow_private_network", "base_url", "method", "status", "name", "only", *_LIMITS}
 # Where null is a value.
-_NULL = {"days", "only"}
+_NULL = {"days", "only", *_LIMITS}
 
 
 def _fields(body: dict[str, Any], call: Attempt) -> Iterator[Attempt]:
