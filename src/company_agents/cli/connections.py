@@ -134,3 +134,5 @@ class Socket(WebSocketsSansIOProtocol):
 
 _QUIET = logging.getLogger("company_agents.websockets")
 _QUIET.setLevel(logging.WARNING)
+# It takes an answer in place of a connection, and then misses the connection.
+_QUIET.addFilter(lambda record: "without completing handshake" not in str(record.msg))
