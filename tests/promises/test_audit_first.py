@@ -327,7 +327,11 @@ async def test_a_use_whose_row_cannot_be_read_does_not_begin(
 ) -> None:
     here = await tenant()
     await connect_integration(app, here, provider)
-    await sql(superuser, "CREATE POLICY broken ON secrets AS RESTRICTIVE USING (1 / (length(name) * 0) = 1)")
+    await sql(
+        superuser,
+        "CREATE POLICY broken ON secrets AS RESTRICTIVE USING "
+        "(CASE WHEN name LIKE 'integration/%' THEN 1 / (length(name) * 0) = 1 ELSE true END)",
+    )
     try:
         with pytest.raises(Unavailable, match="the audit log cannot be written"):
             await app.requests.request(here.agent, "generic", "GET", "/things")
