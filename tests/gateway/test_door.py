@@ -60,6 +60,10 @@ WAYS: dict[str, Callable[[str], dict[str, str]]] = {
     "as a password": lambda token: {"Authorization": basic("x-access-token", token)},
     "as a user": lambda token: {"Authorization": basic(token, "x-oauth-basic")},
     "as a user without a password": lambda token: {"Authorization": basic(token, "")},
+    "as the id of a key that signs": lambda token: {
+        "Authorization": f"AWS4-HMAC-SHA256 Credential={token}/20260101/eu-central-1/s3/aws4_request, "
+        "SignedHeaders=host;x-amz-date, Signature=0123456789abcdef"
+    },
     "without a scheme": lambda token: {"Authorization": token},
     "as x-api-key": lambda token: {"x-api-key": token},
     "as api-key": lambda token: {"api-key": token},

@@ -16,6 +16,7 @@ from company_agents.identity.tokens import is_ours
 # Where clients of many services put what they call an API key.
 _KEYS = frozenset({b"x-api-key", b"api-key", b"x-goog-api-key"})
 _OURS = re.compile(r"ca_(?:agent|run|op)_[A-Za-z0-9_-]+")
+_KEY_ID = re.compile(r"\bCredential=([^/,\s]+)/")
 _SCHEMES = frozenset({"bearer", "token"})
 
 
@@ -96,6 +97,10 @@ def _credentials(text: str) -> str:
     match scheme.lower():
         case "basic":
             return _of_pair(rest.strip())
+        case "aws4-hmac-sha256":
+            # What such a client signs with is nothing that we know, or need: it is signed anew.
+            named = _KEY_ID.search(rest)
+            return named[1] if named else ""
         case known if known in _SCHEMES:
             return rest.strip()
     return text
