@@ -126,7 +126,9 @@ class Front:
             return self._sealed(scope)
         if not self._is_for_us(scope):
             return _answer(421, b"this orchestrator has another name; COMPANY_AGENTS_PUBLIC_URL sets it\n")
-        return next(door for prefix, door in self._doors if path == prefix or path.startswith(f"{prefix}/"))
+        doors = (door for prefix, door in self._doors if path == prefix or path.startswith(f"{prefix}/"))
+        # `OPTIONS *` has no path.
+        return next(doors, _answer(404, b"there is nothing here\n"))
 
     def _sealed(self, scope: Scope) -> Asgi:
         if scope["path"].startswith("/gateway/"):

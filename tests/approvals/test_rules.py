@@ -85,6 +85,10 @@ def test_a_rule_means_these_calls_and_no_others(rule: str, method: str, path: st
         ("POST /v1/refunds", "/v1/refunds//"),
         ("POST /v1/refunds", "/V1/ReFunds"),
         ("POST /v1/refunds", "/v1/refunds.json"),
+        ("POST /v1/refunds", "/v1/refunds.geojson"),
+        ("POST /v1/refunds", "/v1/refunds.a-b"),
+        ("POST /v1/refunds", "/v1/refunds."),
+        ("POST /v1/refunds", "/v1/refunds%20"),
         ("POST /v1/refunds", "/v1//refunds"),
         ("POST /v1/refunds", "/v1/refunds;a=b"),
         ("POST /v1/refunds", "/v1;a=b/refunds;c"),
@@ -188,6 +192,27 @@ HOW: dict[str, dict[str, Any]] = {
     "a parameter": {"query": "a=b&_method=delete"},
     "a parameter in other letters": {"query": "a;%5FMethod=delete"},
     "a form": {"headers": FORM, "body": b"a=b&_method=delete"},
+    "a parameter with a zero byte": {"query": "_method%00=delete"},
+    "a parameter that begins with a dot": {"query": ".method=delete"},
+    "a parameter in brackets": {"query": "[_method]=delete"},
+    "a form that is not called one": {"body": b"a=b&_method=delete"},
+    "a form with a zero byte": {"headers": FORM, "body": b"_method%00x=delete"},
+    "a part with a long head": {
+        "headers": PARTS,
+        "body": b'--b\r\nContent-Disposition: form-data; filename="' + b"a" * 500 + b'"; name="_method"\r\n\r\nDELETE',
+    },
+    "a part with a head of two lines": {
+        "headers": PARTS,
+        "body": b'--b\r\nContent-Disposition: form-data; x=y;\r\n name="_method"\r\n\r\nDELETE',
+    },
+    "a part with an encoded name": {
+        "headers": PARTS,
+        "body": b"--b\r\nContent-Disposition: form-data; name*=utf-8''%5Fmethod\r\n\r\nDELETE",
+    },
+    "a part that begins with a dot": {
+        "headers": PARTS,
+        "body": b'--b\r\nContent-Disposition: form-data; name=".method"\r\n\r\nDELETE',
+    },
     "a form, encoded": {"headers": FORM, "body": b"a=b&%5fmethod=delete"},
     "a form of parts": {
         "headers": PARTS,
@@ -243,11 +268,17 @@ async def test_a_body_that_streams_ends_where_it_says_another_method() -> None:
         async for piece in rules.watched(restricted, pieces(b"x" * 10_000, head, b'thod"\r\n\r\nDELETE')):  # type: ignore[union-attr]
             passed.append(piece)
     assert passed == [b"x" * 10_000, head]
+    with pytest.raises(Refused):
+        endless = pieces(b'--b\r\ncontent-disposition: form-data; a="', *[b"x" * 3000] * 3, b'"; name=_method\r\n')
+        async for _ in rules.watched(restricted, endless):  # type: ignore[union-attr]
+            pass
     fine = pieces(b"x", b"y")
     assert [piece async for piece in rules.watched(restricted, fine)] == [b"x", b"y"]  # type: ignore[union-attr]
     assert rules.watched(row(only=["* /things"]), fine) is fine
     # A form that streams is one that nobody could look at.
     assert not is_allowed("POST /things", "POST", "/things", headers=FORM, body=fine)
+    assert not is_allowed("POST /things", "POST", "/things", body=fine)
+    assert is_allowed("PUT /things", "PUT", "/things", body=fine)
 
 
 # — redirects —

@@ -26,14 +26,14 @@ Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _length(scope: Any, receive: Any, send: Any) -> None:
-    """Says how long the body was; below `/later`, once that is allowed."""
+    """Says how long the body was; below `/later`, once that is allowed; below `/headers`, which headers came."""
     size, more = 0, True
     if scope["path"] == "/later":
         await _later.wait()
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    body = str(size).encode()
+    body = str(size if scope["path"] != "/headers" else sorted(name for name, _ in scope["headers"])).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -108,6 +108,16 @@ async def test_many_requests_with_large_bodies_over_one_connection_are_answered(
             head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
             writer.write(head + pieces + b"0\r\nx-trailer: a\r\n\r\n")
             assert await answered(reader) == (b"HTTP/1.1 200 OK", str(8 * MOST_KEPT).encode())
+
+
+async def test_what_comes_behind_a_body_is_no_header(port: int) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(
+            b"POST /headers HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\nx\r\n0\r\nAuthorization: Bearer late\r\n\r\n"
+        )
+        answer = await reader.readuntil(b"]")
+        assert answer.endswith(b"[b'host', b'transfer-encoding']")
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nhost: a\r\n"], ids=["nothing", "half a head"])

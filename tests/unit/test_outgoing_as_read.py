@@ -135,6 +135,13 @@ def test_a_text_of_nothing_but_beginnings_is_searched_in_one_pass(unit: bytes) -
     assert search([text[at : at + 65536] for at in range(0, len(text), 65536)]) == (text, 0)
 
 
+def test_one_character_escaped_over_and_over_is_read_at_one_go() -> None:
+    # As above: each of its escapes taken off by itself would take longer than the suite may.
+    text = b"&" + b"amp;" * 1_000_000 + b"lt;"
+    assert read(text) == b"<"
+    assert search([text]) == (text, 0)
+
+
 def test_a_text_of_nothing_but_credentials_is_searched_in_one_pass() -> None:
     text = escaped("=").encode() * 20_000
     assert search([text]) == (REMOVED * 20_000, 20_000)

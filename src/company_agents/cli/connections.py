@@ -79,6 +79,11 @@ class Connection(HttpToolsProtocol):
         self._in_head = self._in_request = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of the head. What comes behind a body is no header: whoever stands before us has not looked at it."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """A head is there."""
         self._kept, self._in_head = 0, False

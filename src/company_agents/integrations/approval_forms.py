@@ -218,10 +218,6 @@ class KeptReply:
         if self.content:
             yield self.content
 
-    def searched_as_read(self, body: bytes) -> bytes:
-        """It was searched when it came."""
-        return body
-
     def sealed_form(self) -> Sensitive:
         """The value that goes to the secret store."""
         head = {

@@ -20,19 +20,23 @@ _PATH = frozenset({"x-original-url", "x-rewrite-url", "x-override-url", "x-origi
 _FIELDS = frozenset({"_method", "_httpmethod", "$httpmethod", *_METHOD})
 _FIELD = "_method"
 
-# The same as a name in JSON, each letter as it is or escaped; and as the name of a part of a form.
+# The same as a name in JSON, each letter as it is or escaped.
 _IN_JSON = "".join(rf"(?:{letter}|\\u00{ord(letter):02x}|\\u00{ord(letter.upper()):02x})" for letter in _FIELD)
-_IN_A_BODY = re.compile(
-    rf'"{_IN_JSON}"\s{{0,20}}:|form-data\s{{0,20}};[^\r\n]{{0,100}}\bname\*?\s{{0,20}}=\s{{0,20}}(?:[\w-]+\'\w*\')?"?{_FIELD}\b'.encode(),
-    re.IGNORECASE,
+_AS_JSON = re.compile(rf'"{_IN_JSON}"\s{{0,20}}:'.encode(), re.IGNORECASE)
+# The head of a part of a form, from the header that names it on; a line may go on in the next.
+_PART = re.compile(rb"content-disposition[ \t]*:(.*?)(?:\r?\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(
+    rb"""\bname\*?[0-9*]*\s*=\s*(?:[\w-]*'[\w-]*')?(?:"((?:[^"\\]|\\.)*)"?|([^\s;]*))""", re.IGNORECASE | re.DOTALL
 )
-# No match is longer.
-_LONGEST = 256
+# Bytes in which a match has to be whole; no head of a part is longer.
+_LONGEST = 8 * 1024
 
 _FORM = "application/x-www-form-urlencoded"
 
 
-def overrides(query: str, headers: Headers, body: bytes | AsyncIterable[bytes], *, methods: bool = True) -> str | None:
+def overrides(
+    query: str, headers: Headers, body: bytes | AsyncIterable[bytes], *, method: str = "GET", methods: bool = True
+) -> str | None:
     """
     What of a request asks to be taken for another one, in words; None: nothing does. `methods`: whether it matters which
     method it is taken for. Of a body that streams, `without_override` looks at what comes.
@@ -45,31 +49,54 @@ def overrides(query: str, headers: Headers, body: bytes | AsyncIterable[bytes], 
         return None
     if names & _METHOD:
         return "a header that says another method"
-    if any(name in _FIELDS for name in _parameters(query)):
+    if any(map(_says_method, _parameters(query))):
         return "a parameter that says another method"
     kinds = {value.partition(";")[0].strip().lower() for name, value in pairs if name.lower() == "content-type"}
-    return "a field that says another method" if _is_in_body(kinds, body) else None
+    return "a field that says another method" if _is_in_body(kinds, body, method) else None
 
 
-def _is_in_body(kinds: set[str], body: bytes | AsyncIterable[bytes]) -> bool:
+def _is_in_body(kinds: set[str], body: bytes | AsyncIterable[bytes], method: str) -> bool:
     if not isinstance(body, bytes):
-        # A form is short; one that streams would go by unread.
-        return _FORM in kinds
-    if _FORM in kinds and any(name in _FIELDS for name in _parameters(body.decode("latin-1"))):
+        # A form is short; one that streams would go by unread. What is not said is a form, where it is posted.
+        return _FORM in kinds or (not kinds and method == "POST")
+    if (_FORM in kinds or not kinds) and any(map(_says_method, _parameters(body.decode("latin-1")))):
         return True
-    if not _IN_A_BODY.search(body):
+    if _has_part(body):
+        return True
+    if not _AS_JSON.search(body):
         return False
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return True
     # Deeper down it is a thing of the request's own.
-    return isinstance(found, dict) and any(name.lower() == _FIELD for name in found)
+    return isinstance(found, dict) and any(map(_says_method, found))
+
+
+def _has_part(body: bytes) -> bool:
+    """Whether a part of a form has such a name."""
+    return any(
+        _says_method(unquote_plus(next(filter(None, name.groups()), b"").decode("latin-1")))
+        for part in _PART.finditer(body)
+        for name in _NAME.finditer(part[1])
+    )
+
+
+def _has_endless_part(seen: bytes) -> bool:
+    """Whether the head of a part goes on for longer than is looked at: its name could come at last."""
+    return any(part.end() == len(seen) and len(part[1]) > _LONGEST // 2 for part in _PART.finditer(seen))
 
 
 def _parameters(text: str) -> Iterator[str]:
     for part in re.split("[&;]", text):
-        yield unquote_plus(part.partition("=")[0]).strip().lower()
+        yield unquote_plus(part.partition("=")[0])
+
+
+def _says_method(name: str) -> bool:
+    """Whether some server takes a name for one of those: as it is, without what it leaves away, or with what it reads for that."""
+    bare = name.partition("\0")[0].lower().replace("\\", "")
+    bare = bare.replace("[", "").replace("]", "").strip()
+    return bool({re.sub(r"\s", "", bare), re.sub(r"[\s.]", "_", bare)} & _FIELDS)
 
 
 async def without_override(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -82,7 +109,7 @@ async def without_override(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     tail = b""
     async for piece in body:
         seen = tail + piece
-        if _IN_A_BODY.search(seen):
+        if _AS_JSON.search(seen) or _has_part(seen) or _has_endless_part(seen):
             raise Refused(
                 "where methods and paths are restricted, a field that says another method is not sent",
                 code="not_allowed_here",

@@ -35,7 +35,7 @@ _PATTERN = re.compile(r"/(?!/)[A-Za-z0-9._~!$&'()*+,=:@/-]*")
 _MOST_SEGMENTS = 128
 _MOST_READINGS = 100
 # To some servers, `/things.json` is `/things` in another format.
-_FORMAT = re.compile(r"\.[a-z0-9]{1,5}$")
+_FORMAT = re.compile(r"\.[^/.]*$")
 
 Segments = tuple[str, ...]
 T = TypeVar("T")
@@ -162,14 +162,14 @@ def judge(row: Mapping[str, Any], request: OutgoingRequest) -> bool:
         return False
     if request.socket is not None:
         return _judge_socket(row, replace(request, socket=None))
-    said = overrides(request.query, request.headers, request.body, methods=_names_methods(row))
+    method = request.method.upper()
+    said = overrides(request.query, request.headers, request.body, method=method, methods=_names_methods(row))
     if said is not None:
         raise Refused(
             f"where methods and paths are restricted, {said} is not sent",
             hint="say with the method and the path themselves what is meant",
             code="not_allowed_here",
         )
-    method = request.method.upper()
     if not _is_allowed(row, method, request.path):
         shown = path_template(request.path)
         raise Refused(
@@ -254,9 +254,10 @@ def wide_readings(path: str) -> set[Segments]:
     found = {tuple(segment.lower() for segment in reading) for reading in readings(path)}
     for reading in list(found):
         bare = reading
-        while len(bare) > 1 and not bare[-1]:
+        while len(bare) > 1 and not bare[-1].strip():
             bare = bare[:-1]
-        found |= {bare, (*bare[:-1], _FORMAT.sub("", bare[-1]))}
+        last = bare[-1].strip()
+        found |= {(*bare[:-1], last), (*bare[:-1], _FORMAT.sub("", last))}
     return found
 
 

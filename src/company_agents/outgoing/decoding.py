@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-PIECE = 256 * 1024
-"""The most bytes that one step of decoding puts out."""
+PIECE = 32 * 1024
+"""The most bytes that one step of decoding puts out: what is searched at one go, while nobody else has a turn."""
 
 _MOST_MEMBERS = 64
 """Members of one gzip reply; each costs a copy of what follows it, so they are counted."""

@@ -4,6 +4,7 @@ A reply on its way in: decoded, bounded, searched, and only then released.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
@@ -103,6 +104,9 @@ class StreamedReply:
                 self._check_size(given)
                 if safe := self._searcher.feed(piece):
                     yield safe
+                if len(piece) == decoding.PIECE:
+                    # There is more of the same: others have their turn in between.
+                    await asyncio.sleep(0)
         self._check_complete()
         if rest := self._searcher.finish():
             yield rest

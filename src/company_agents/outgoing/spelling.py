@@ -33,6 +33,7 @@ _UNIT = re.compile(
     rb"|(?<=%)" + _PERCENT + rb"|(?<=&)" + _ENTITY + rb"|(?<=[\r\n])[\r\n]*+(?:data: ?+)?+)"
 )
 _BACKSLASHES = re.compile(_BACKSLASH + rb"++")
+_AMPERSANDS = re.compile(rb"(?:amp;)*+")
 
 # What could be a beginning of a unit, or of a longer one, at the end of a text. Not a bare line end.
 _PART_OF_ENTITY = rb"(?:amp;)*(?:#[0-9xXA-Fa-f]{0,12}|[A-Za-z]{0,14})"
@@ -202,8 +203,10 @@ def _hex(unit: bytes) -> bytes:
 
 def _entity(unit: bytes) -> bytes:
     name = unit[1:]
-    while name.startswith(b"amp;") and name != b"amp;":
-        name = name[4:]
+    # All but the last, where there is nothing else; at one go, since there may be as many as the text has room for.
+    found = _AMPERSANDS.match(name)
+    assert found is not None
+    name = name[found.end() - (4 if found.end() == len(name) else 0) :]
     if name[:1] != b"#":
         return _NAMED.get(name, unit)
     code = int(name[2:-1], 16) if name[1:2] in b"xX" else int(name[1:-1])
