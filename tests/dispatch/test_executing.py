@@ -5,17 +5,19 @@ A run from its start to its end, executed by an orchestrator.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from company_agents.app import App
-from company_agents.errors import Conflict, NotFound, Refused, Unauthenticated, WrongUsage
+from company_agents.companies.scope import CompanyScope
+from company_agents.errors import Conflict, NotFound, Refused, Unauthenticated, Unavailable, WrongUsage
 from company_agents.identity.permissions import Kind
 from company_agents.runs.adapters.base import Outcome, Output, Work
 from company_agents.sensitive import Sensitive
-from tests.dispatch.conftest import MakeDesk, Orchestrate, Scripted, fail, hang, until
+from tests.dispatch.conftest import SLOWEST, MakeDesk, Orchestrate, Scripted, fail, hang, until
 from tests.promises.evidence import sql
 from tests.runs.conftest import Service, service
 
@@ -79,6 +81,48 @@ async def test_what_an_adapter_raises_fails_the_run_and_says_nothing_of_a_foreig
     await orchestrator(adapter=Scripted(does=stumble if foreign else fail))
     ended = await here.becomes((await here.start()).id, "failed")
     assert ended.reason == ("its adapter failed (KeyError)" if foreign else "the model has gone home")
+
+
+async def test_a_reason_is_kept_whatever_is_in_it(desk: MakeDesk, orchestrator: Orchestrate) -> None:
+    async def says(work: Work, output: Output) -> Outcome:
+        return Outcome("failed", "the model said \0 and \ud800 and\n\x1b[2J" + "x" * 2000)
+
+    here = await desk()
+    await orchestrator(adapter=Scripted(does=says))
+    run = await here.start()
+    reason = (await here.becomes(run.id, "failed")).reason
+    assert (reason[:37], len(reason)) == ("the model said � and � and��[2Jxxxxxx", 1000)
+
+
+async def test_what_was_done_stays_done_when_a_stop_comes_while_that_is_written(
+    desk: MakeDesk, orchestrator: Orchestrate
+) -> None:
+    away, back = asyncio.Event(), asyncio.Event()
+
+    class Away(CompanyScope):
+        def transaction(self) -> Any:
+            if back.is_set():
+                return super().transaction()
+            away.set()
+            raise Unavailable("the database does not answer")
+
+    async def done(work: Work, output: Output) -> Outcome:
+        execution = there.dispatcher._running[work.run_id]
+        scope = execution.claimed.scope
+        execution.claimed = replace(execution.claimed, scope=Away(scope.company_id, scope.db))
+        return Outcome("finished", "the mail is sent")
+
+    here = await desk()
+    there = await orchestrator(adapter=Scripted(does=done))
+    run = await here.start()
+    await asyncio.wait_for(away.wait(), SLOWEST)
+    [execution] = there.dispatcher._running.values()
+    closing = asyncio.create_task(there.dispatcher.close())
+    while execution.stopped is None:
+        await asyncio.sleep(0.01)
+    back.set()
+    await closing
+    assert (await here.run(run.id)).state == "finished"
 
 
 async def test_the_runs_token_is_its_own_and_dies_with_it(desk: MakeDesk, orchestrator: Orchestrate) -> None:

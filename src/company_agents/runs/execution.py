@@ -161,31 +161,38 @@ class Execution:
         return Outcome("failed", f"its adapter failed ({type(error).__name__})")
 
     async def _end(self, outcome: Outcome) -> None:
-        if self.stopped in (Stop.OVER, Stop.SEALED):
+        # Once: what stops it while its end is being written comes too late.
+        why = self.stopped
+        if why in (Stop.OVER, Stop.SEALED):
             return
         # One that was done in the same moment is done.
         if outcome.state == "finished":
-            self.stopped = None
+            why = None
         limit = self.claimed.run.time_limit
-        if self.stopped is Stop.TIME:
+        if why is Stop.TIME:
             outcome = Outcome("failed", f"its time of {limit} seconds was over")
-        elif self.stopped is Stop.BUDGET:
+        elif why is Stop.BUDGET:
             outcome = Outcome("failed", "its budget is spent")
         while time.monotonic() < self.lease_ends:
             try:
-                await self._write_end(outcome)
+                await self._write_end(outcome, hands_over=why is Stop.HAND_OVER)
                 return
             except (Unavailable, Busy):
                 # The lease is renewed meanwhile, as soon as the database is back.
                 await asyncio.sleep(AGAIN)
         log.warning("how a run ended could not be written down", run=str(self.id))
 
-    async def _write_end(self, outcome: Outcome) -> None:
+    async def _write_end(self, outcome: Outcome, *, hands_over: bool) -> None:
         scope, left = self.claimed.scope, None
         async with scope.transaction() as tx:
-            if self.stopped is Stop.HAND_OVER:
+            if hands_over:
                 await self.moves.handed_over(tx, self.id, self.fence)
                 return
-            facts: tuple[Any, ...] = (outcome.state, self.clean(outcome.reason)[:MOST_TEXT], f"run:{self.id}")
+            facts: tuple[Any, ...] = (outcome.state, _kept(self.clean(outcome.reason)), f"run:{self.id}")
             left = await self.moves.finished(tx, self.id, self.fence, *facts)
         await self.moves.let_go(scope, left or (), f"run:{self.id}")
+
+
+def _kept(reason: str) -> str:
+    """A reason that can be stored and shown, whoever said it: a model may say anything."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in reason)[:MOST_TEXT]
