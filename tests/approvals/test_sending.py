@@ -24,7 +24,7 @@ from company_agents.integrations.sending import Sending
 from company_agents.outgoing.client import Outgoing
 from company_agents.sensitive import Sensitive
 from company_agents.settings import Settings
-from tests.approvals.conftest import ASKS, Desk, MakeDesk
+from tests.approvals.conftest import ASKS, TOKEN, Desk, MakeDesk
 from tests.approvals.process import approving
 from tests.outgoing.servers import Recorded, reply, serve
 from tests.promises.evidence import no_right_to_insert, sql
@@ -125,6 +125,18 @@ async def test_a_run_that_holds_an_older_version_has_it_used(here: Desk) -> None
     await here.app.runs.cut(here.local, here.integration.id, every=True)
     approval = await here.approve(cut)
     assert (approval.state, "cut off" in approval.reason) == ("failed", True)
+
+
+async def test_a_version_that_only_a_run_still_holds_is_used_for_nobody_else(here: Desk) -> None:
+    _, token = await here.app.runs.open(here.agent)
+    caller = await here.app.identity.worker(token.reveal_text())
+    by_agent, by_run = await here.ask(), await here.ask(caller=caller, body={"n": 1})
+    await rotate(here)
+    approval = await here.approve(by_agent)
+    assert (approval.state, "rotated since" in approval.reason) == ("failed", True)
+    assert (await here.approve(by_run)).state == "done"
+    [sent] = here.service.refunds
+    assert sent.headers["authorization"] == f"Bearer {TOKEN}"
 
 
 async def test_one_that_is_too_often_is_sent_a_little_later(desk: MakeDesk, other: App) -> None:
