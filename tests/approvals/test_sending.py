@@ -139,6 +139,26 @@ async def test_a_version_that_only_a_run_still_holds_is_used_for_nobody_else(her
     assert sent.headers["authorization"] == f"Bearer {TOKEN}"
 
 
+async def test_what_there_is_no_budget_left_for_is_not_sent_and_what_is_sent_costs(here: Desk) -> None:
+    integration = await here.app.integrations.connect(
+        *(here.local, "anthropic", Sensitive("a-token-of-a-model")),
+        base_url=here.service.server.url,
+        allow_private_network=True,
+        allow=[here.agent.agent_id()],
+        rules=Rules.read(ask=["POST /v1/messages"]),
+    )
+    model = dataclasses.replace(here, integration=integration)
+    asked = [await model.ask(path="/v1/messages", body={"model": "claude-sonnet-4-6", "n": n}) for n in range(2)]
+    answer = b'{"type": "message", "model": "claude-sonnet-4-6", "usage": {"input_tokens": 70, "output_tokens": 7}}'
+    here.service.answers.append(reply(answer, content_type="application/json"))
+    assert (await model.approve(asked[0])).state == "done"
+    month = await here.app.spending.month(here.local, None)
+    assert month.tokens == 77
+    await here.app.limits.set(here.local, None, {"month_tokens": 50})
+    approval = await model.approve(asked[1])
+    assert (approval.state, "budget" in approval.reason, len(here.service.refunds)) == ("failed", True, 1)
+
+
 async def test_one_that_is_too_often_is_sent_a_little_later(desk: MakeDesk, other: App) -> None:
     here = await desk(Rules.read(ask=["POST /v1/refunds"], per_minute=1))
     approval_id = await here.ask()
