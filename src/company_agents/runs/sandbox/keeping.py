@@ -271,12 +271,19 @@ async def _kept(plan: Plan, held: Sequence[int], rescue: Callable[[], Awaitable[
         except OSError as error:
             ours.close()
             raise Failed("the command could not be started: this machine has no room for another process") from error
-    found = Kept(Process(transport, protocol, loop), ours, plan.grace, rescue)
+    process = Process(transport, protocol, loop)
+    found = Kept(process, ours, plan.grace, rescue)
     try:
         with contextlib.suppress(OSError):
             await loop.sock_sendall(ours, plan.told())
         yield found
     finally:
         await found.close()
-        # What nobody has read is not waited for.
+        for number in (0, 1, 2):
+            # What nobody has read is not waited for.
+            pipe = transport.get_pipe_transport(number)
+            if pipe is not None:
+                pipe.close()
+        # Not before it has been taken note of: closing would ask the kernel for its end, which is told once.
+        await process.wait()
         transport.close()
