@@ -25,7 +25,7 @@ from company_agents.settings import Settings
 
 ROOT = os.geteuid() == 0
 # Apart from what the product takes by itself: its runs may be under way at the same time.
-USERS = "61500-61599"
+USERS = "60706-60799"
 WAYS = ["bubblewrap", *(["user"] if ROOT else [])]
 """What keeps a process apart here; only root can start one as another user."""
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,14 @@ async def test_the_prompt_comes_through_standard_input_or_where_the_command_says
     code = "import sys; print(sys.argv[1:], repr(sys.stdin.read()))"
     _, written = await runner(way).python(code, "--say={prompt}!", "{other}", prompt=prompt)
     assert written.of("output") == f"{[f'--say={prompt}!', '{other}']} ''\n"
+
+
+async def test_a_prompt_that_is_too_long_for_a_word_is_refused(runner: MakeRunner) -> None:
+    here, prompt = runner("bubblewrap"), "x" * (128 * 1024 - 2)
+    _, written = await here.run("echo", "{prompt}", prompt=prompt)
+    assert written.of("output") == f"{prompt}\n"
+    with pytest.raises(Failed, match="longer than a word"):
+        await here.run("echo", "{prompt}", prompt=f"{prompt}éx")
 
 
 async def test_a_prompt_that_nobody_reads_is_no_failure(runner: MakeRunner) -> None:
@@ -256,15 +264,20 @@ async def test_nothing_is_left_of_it_when_its_keeper_is_killed(way: str, setting
 
 
 @contextlib.contextmanager
-def driver(way: str, settings: Settings, code: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """An orchestrator in a process of its own that runs some code of Python; and a word in the command line of both."""
+def driver(
+    way: str, settings: Settings, code: str, before: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """
+    An orchestrator in a process of its own that runs some code of Python; and a word in the command line of both. `before`
+    are words before its own.
+    """
     word, program = mark(), Path(__file__).with_name("driver.py")
     paths = [
         *map(str, (program.parents[2], program.parents[2] / "src")),
         *(e for e in sys.path if "site-packages" in e),
     ]
     environment = {"PYTHONPATH": os.pathsep.join(paths), "PATH": os.environ["PATH"]}
-    command = [sys.executable, str(program), str(settings.home), way, code, word]
+    command = [*before, sys.executable, str(program), str(settings.home), way, code, word]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -309,6 +322,18 @@ time.sleep(60)
     running.cancel()
     await asyncio.wait({running})
     assert running_with(word) == []
+
+
+async def test_a_limit_that_is_lower_already_stays(settings: Settings) -> None:
+    code = "import resource; print('up', flush=True); print(resource.getrlimit(resource.RLIMIT_NPROC), flush=True)"
+    with driver(
+        "bubblewrap", settings, code, ["/bin/sh", "-c", 'ulimit -u 400 2>/dev/null || ulimit -p 400; exec "$@"', "-"]
+    ) as (
+        process,
+        _,
+    ):
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"(400, 400)\n"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -29,6 +29,9 @@ from company_agents.runs.sandbox.sandbox import Asked, Sandbox, Way
 # How long what was written before a stop may still take to be passed on, in seconds.
 LAST_WORDS = 5.0
 
+# MAX_ARG_STRLEN of the kernel, without the zero at its end.
+LONGEST_WORD = 128 * 1024 - 1
+
 _PIECE = 65536
 
 
@@ -154,6 +157,8 @@ def _asked(config: ProcessConfig, way: Way, work: Work, sandbox: Sandbox) -> tup
         invocation = Invocation(config.command[1:], {})
     asks = any(PROMPT in argument for argument in invocation.arguments)
     command = [str(located.program), *(argument.replace(PROMPT, work.prompt) for argument in invocation.arguments)]
+    if any(len(word.encode()) > LONGEST_WORD for word in command):
+        raise Failed("the prompt is longer than a word of a command may be", hint="let it read standard input")
     asked = Asked(
         command=command,
         environment=_environment(config, inside, way, folder, located.path) | dict(invocation.environment),

@@ -118,10 +118,9 @@ class Keeper:
         os.close(block)
 
     def _inside(self, first: int) -> None:
-        # In a namespace of users the number of processes is counted anew; before there was one, this would have counted
-        # all that the user has on this machine.
+        # Not earlier: in here processes are counted anew, and out there all that the user has.
         if self.plan["processes"]:
-            resource.prlimit(first, resource.RLIMIT_NPROC, (self.plan["processes"],) * 2)
+            lower(resource.RLIMIT_NPROC, self.plan["processes"], first)
         if self.plan["port"] is None:
             return
         # The socket is made in the sandbox's network and used out here: nothing in there needs to relay.
@@ -350,11 +349,11 @@ def close_all_but(files: set[int]) -> None:
         last = file + 1
 
 
-def lower(limit: int, most: int) -> None:
-    """Set a limit, where it is not lower already."""
-    _, hard = resource.getrlimit(limit)
+def lower(limit: int, most: int, pid: int = 0) -> None:
+    """Set a limit of a process, this one without a word, where it is not lower already."""
+    _, hard = resource.prlimit(pid, limit)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(limit, (most, most))
+    resource.prlimit(pid, limit, (most, most))
 
 
 def in_memory(content: bytes) -> int:
