@@ -21,6 +21,7 @@ import pytest
 from company_agents.errors import Exit, Failed, Refused
 from company_agents.runs.adapters.process import ProcessAdapter
 from company_agents.runs.sandbox.sandbox import Sandbox
+from company_agents.runs.sandbox.workspace import passing_workspace
 from company_agents.settings import Settings
 from tests.sandbox.conftest import (
     PYTHON,
@@ -271,13 +272,14 @@ def driver(
     An orchestrator in a process of its own that runs some code of Python; and a word in the command line of both. `before`
     are words before its own.
     """
-    word, program = mark(), Path(__file__).with_name("driver.py")
+    word, program, made = mark(), Path(__file__).with_name("driver.py"), contextlib.ExitStack()
+    folder = made.enter_context(passing_workspace())
     paths = [
         *map(str, (program.parents[2], program.parents[2] / "src")),
         *(e for e in sys.path if "site-packages" in e),
     ]
     environment = {"PYTHONPATH": os.pathsep.join(paths), "PATH": os.environ["PATH"]}
-    command = [*before, sys.executable, str(program), str(settings.home), way, code, word]
+    command = [*before, sys.executable, str(program), str(settings.home), way, str(folder), code, word]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -288,6 +290,7 @@ def driver(
         process.wait()
         for pid in running_with(word):
             os.kill(pid, signal.SIGKILL)
+        made.close()
 
 
 def parent_of(pid: int) -> int:

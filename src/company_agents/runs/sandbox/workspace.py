@@ -12,6 +12,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from company_agents.db.host import SYSTEM_FOLDER, make_system_folder
 
 # How long the removal of one may take, in seconds.
 REMOVING = 60
+
+# A workspace for a moment that is so old was left by somebody who was killed (seconds).
+LEFT = 3600
+_PASSING = "company-agents-run-"
 
 _PATH = {"PATH": "/usr/bin:/bin"}
 
@@ -48,9 +53,15 @@ def make_passable(folder: Path) -> None:
 @contextlib.contextmanager
 def passing_workspace() -> Iterator[Path]:
     """A workspace for a moment, of no run."""
+    place = None
     if os.geteuid() == 0:
         make_system_folder()
-    folder = Path(tempfile.mkdtemp(prefix="company-agents-", dir=SYSTEM_FOLDER if os.geteuid() == 0 else None))
+        place = SYSTEM_FOLDER
+        for left in SYSTEM_FOLDER.glob(f"{_PASSING}*"):
+            with contextlib.suppress(OSError):
+                if left.stat().st_mtime < time.time() - LEFT:
+                    remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=_PASSING, dir=place))
     try:
         yield folder
     finally:
