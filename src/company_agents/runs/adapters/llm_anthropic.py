@@ -19,6 +19,10 @@ from company_agents.runs.adapters.llm_talk import (
     Stop,
     Tool,
     Turn,
+    arguments_of,
+    check_parts,
+    line_of,
+    text_of,
 )
 
 VERSION = "2023-06-01"
@@ -33,6 +37,13 @@ _STOPS: dict[str, Stop] = {
 }
 # What is kept from one request to the next, which then costs a tenth.
 _CACHED = {"cache_control": {"type": "ephemeral"}}
+# What each kind of delta adds to, by the name that it has there.
+_DELTAS = {
+    "text_delta": "text",
+    "input_json_delta": "partial_json",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+}
 _ERRORS_THAT_PASS = ("overloaded_error", "api_error", "rate_limit_error", "timeout_error")
 
 
@@ -88,8 +99,9 @@ class MessageReader:
     """Reads the events of one answer."""
 
     _blocks: dict[int, dict[str, Any]] = field(default_factory=dict)
-    # The arguments of each call, as they come: pieces of JSON.
-    _pieces: dict[int, str] = field(default_factory=dict)
+    # What is added to each block, by the field that it is added to.
+    _pieces: dict[tuple[int, str], list[str]] = field(default_factory=dict)
+    _calls: int = 0
     _stop: str = ""
     _ended: bool = False
 
@@ -97,7 +109,7 @@ class MessageReader:
         """Take one event. Returns the text that came with it."""
         try:
             return self._taken(json.loads(data))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise Broken("what came is no event of a message") from None
 
     def _taken(self, event: dict[str, Any]) -> str:
@@ -105,7 +117,9 @@ class MessageReader:
             case "content_block_start":
                 block = dict(event["content_block"])
                 self._blocks[event["index"]] = block
-                return str(block.get("text", "")) if block["type"] == "text" else ""
+                self._calls += block["type"] == "tool_use"
+                check_parts(self._calls, len(self._blocks))
+                return text_of(block.get("text", "")) if block["type"] == "text" else ""
             case "content_block_delta":
                 return self._more(event["index"], event["delta"])
             case "message_delta":
@@ -116,48 +130,42 @@ class MessageReader:
                 kind = str(event["error"].get("type", ""))
                 if kind in _ERRORS_THAT_PASS:
                     raise Overloaded(f"it broke off: {kind}")
-                raise Broken(f"it broke off: {kind[:50]}")
+                raise Broken(f"it broke off: {line_of(kind, 50)}")
         return ""
 
     def _more(self, index: int, delta: dict[str, Any]) -> str:
-        block = self._blocks[index]
-        match delta["type"]:
-            case "text_delta":
-                block["text"] = block.get("text", "") + delta["text"]
-                return str(delta["text"])
-            case "input_json_delta":
-                self._pieces[index] = self._pieces.get(index, "") + delta["partial_json"]
-            case "thinking_delta":
-                block["thinking"] = block.get("thinking", "") + delta["thinking"]
-            case "signature_delta":
-                block["signature"] = block.get("signature", "") + delta["signature"]
-        return ""
+        block, name = self._blocks[index], _DELTAS.get(delta["type"])
+        if name is None:
+            return ""
+        piece = text_of(delta[name])
+        self._pieces.setdefault((index, name), [text_of(block.get(name, ""))]).append(piece)
+        return piece if name == "text" else ""
 
     def answer(self) -> Answer:
         """The answer, once the stream has ended."""
         if not self._ended or not self._stop:
             raise Broken("the answer broke off")
+        for (index, name), pieces in self._pieces.items():
+            self._blocks[index][name] = "".join(pieces)
+        try:
+            return self._whole()
+        except (TypeError, KeyError):
+            raise Broken("what came is no message") from None
+
+    def _whole(self) -> Answer:
         kept: list[Mapping[str, Any]] = []
-        calls, text = [], ""
-        for index, block in sorted(self._blocks.items()):
+        calls, texts = list[Call](), list[str]()
+        for _, block in sorted(self._blocks.items()):
             if block["type"] == "text" and block.get("text"):
                 kept.append({"type": "text", "text": block["text"]})
-                text += block["text"]
+                texts.append(block["text"])
             elif block["type"] in ("thinking", "redacted_thinking"):
                 kept.append(block)
             elif block["type"] == "tool_use":
-                given = _arguments(self._pieces.get(index, ""), block.get("input"))
+                given = arguments_of(block.get("partial_json") or block.get("input") or {})
                 calls.append(Call(str(block["id"]), str(block["name"]), given))
                 kept.append({"type": "tool_use", "id": block["id"], "name": block["name"], "input": given or {}})
-        return Answer(text, calls, _STOPS.get(self._stop, "end"), kept)
-
-
-def _arguments(pieces: str, whole: Any) -> dict[str, Any] | None:
-    try:
-        found = json.loads(pieces) if pieces else (whole or {})
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return Answer("".join(texts), calls, _STOPS.get(self._stop, "end"), kept)
 
 
 def _blocks(turn: Turn) -> tuple[str, list[dict[str, Any]]]:

@@ -5,7 +5,6 @@ One question to a model, over the gateway: asked again where that helps, and the
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,7 +15,16 @@ from typing import Any
 import aiohttp
 
 from company_agents.errors import CompanyAgentsError, Failed, Refused
-from company_agents.runs.adapters.llm_talk import Answer, Broken, Overloaded, Tool, TooLong, Turn, Wire
+from company_agents.runs.adapters.llm_talk import (
+    Answer,
+    Broken,
+    Overloaded,
+    Tool,
+    TooLong,
+    Turn,
+    Wire,
+    line_of,
+)
 from company_agents.sensitive import Sensitive
 
 # Seconds in which a connection has to stand, and in which something has to come over it.
@@ -25,8 +33,12 @@ IDLE_TIME = 300.0
 # Attempts of one question, and the longest wait that is taken for granted, where a provider names one.
 MOST_ATTEMPTS = 8
 MOST_WAIT = 900.0
+# Bytes of an error, of one event, and of one answer with all that is around it.
 MOST_ERROR = 64 * 1024
 MOST_EVENT = 16 * 1024 * 1024
+MOST_ANSWER = 32 * 1024 * 1024
+# Characters of what an error says.
+MOST_SAID = 1000
 # What the gateway says of its own refusals; what it only cannot do just now.
 OURS = "Company-Agents-Error"
 OURS_THAT_PASS = frozenset({"too_many", "unavailable", "not_sent", "answer_lost", "busy"})
@@ -77,7 +89,7 @@ class Model:
         Raises:
             TooLong: the conversation is longer than the model can hold.
             Refused: our own gateway does not let it out: the budget is spent, a rule, the credential is cut off.
-            Failed: the provider refuses it, or it did not work as often as it was tried.
+            Failed: the provider refuses it, or it did not work as often as it was tried, or the answer has no end.
         """
         attempts = 0
         while True:
@@ -147,22 +159,30 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
     Raises:
         Broken: one is larger than any that would be sent.
+        Failed: all of them together are.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    left, data = "", list[str]()
+    # A line that has not ended; the data of an event that has not, and the bytes of its lines; the bytes of all.
+    line, data, size, total = bytearray(), list[str](), 0, 0
+    returned = False
     async for piece in pieces:
-        left += decoder.decode(piece)
-        # A carriage return at the very end may be the first half of a line's end.
-        whole, held = (left[:-1], "\r") if left.endswith("\r") else (left, "")
-        *lines, left = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        left += held
-        for line in lines:
+        total += len(piece)
+        if total > MOST_ANSWER:
+            raise Failed(f"an answer of the model is larger than {MOST_ANSWER // 2**20} MiB", code="too_large")
+        # A carriage return at the very end may have been the first half of a line's end.
+        new = piece[1:] if returned and piece.startswith(b"\n") else piece
+        returned = new.endswith(b"\r")
+        *ends, rest = new.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        for end in ends:
+            line += end
             if not line and data:
                 yield "\n".join(data)
-                data = []
-            elif line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
-        if len(left) + sum(map(len, data)) > MOST_EVENT:
+                data, size = [], 0
+            elif line.startswith(b"data:"):
+                data.append(line[5:].decode(errors="replace").removeprefix(" "))
+                size += len(line)
+            line.clear()
+        line += rest
+        if len(line) + size > MOST_EVENT:
             raise Broken("an event is larger than any that would be sent")
 
 
@@ -181,14 +201,10 @@ def _said(body: bytes) -> tuple[str, str]:
         found: Any = json.loads(body)
         error = found["error"]
         if isinstance(error, str):
-            return "", _line(error)
-        return str(error.get("code") or error.get("type") or ""), _line(str(error.get("message") or ""))
-    except (ValueError, TypeError, KeyError, AttributeError):
+            return "", line_of(error, MOST_SAID)
+        return str(error.get("code") or error.get("type") or ""), line_of(str(error.get("message") or ""), MOST_SAID)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "", ""
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:1000]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

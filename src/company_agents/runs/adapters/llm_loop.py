@@ -26,6 +26,7 @@ from company_agents.runs.adapters.llm_talk import (
     TooLong,
     Turn,
     Wire,
+    line_of,
     shorten,
     too_long,
 )
@@ -110,11 +111,11 @@ class _Loop:
     async def _called(self, calls: Sequence[Call]) -> list[Result]:
         for call in calls:
             given = json.dumps(call.arguments, ensure_ascii=False)
-            await self._output.write("note", f"→ {call.name} {_brief(given)}\n")
+            await self._output.write("note", f"→ {line_of(call.name, SHOWN)} {_brief(given)}\n")
         results = await self._tools.call_all(calls)
         for call, result in zip(calls, results, strict=True):
             said = f"error: {_brief(result.text)}" if result.is_error else f"{len(result.text)} characters"
-            await self._output.write("note", f"← {call.name} {said}\n")
+            await self._output.write("note", f"← {line_of(call.name, SHOWN)} {said}\n")
         return results
 
     async def _said(self, text: str) -> None:

@@ -19,6 +19,9 @@ from company_agents.runs.adapters.llm_talk import (
     Stop,
     Tool,
     Turn,
+    arguments_of,
+    check_parts,
+    text_of,
 )
 
 _STOPS: dict[str, Stop] = {
@@ -97,14 +100,14 @@ class _Begun:
 
     id: str
     name: str = ""
-    arguments: str = ""
+    arguments: list[str] = field(default_factory=list)
 
 
 @dataclass
 class ChunkReader:
     """Reads the events of one answer."""
 
-    _text: str = ""
+    _texts: list[str] = field(default_factory=list)
     _calls: dict[int, _Begun] = field(default_factory=dict)
     _stop: str = ""
     _declined: bool = False
@@ -115,7 +118,7 @@ class ChunkReader:
             return ""
         try:
             return self._taken(json.loads(data))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             raise Broken("what came is no chunk of a completion") from None
 
     def _taken(self, chunk: dict[str, Any]) -> str:
@@ -126,14 +129,14 @@ class ChunkReader:
             # The last one has what it cost, and no more.
             return ""
         choice = choices[0]
-        self._stop = choice.get("finish_reason") or self._stop
+        self._stop = text_of(choice.get("finish_reason") or self._stop)
         delta = choice.get("delta") or {}
         for piece in delta.get("tool_calls") or ():
             self._call(piece)
         self._declined = self._declined or bool(delta.get("refusal"))
-        text = delta.get("content") or delta.get("refusal") or ""
-        self._text += text
-        return str(text)
+        text = text_of(delta.get("content") or delta.get("refusal") or "")
+        self._texts.append(text)
+        return text
 
     def _call(self, piece: dict[str, Any]) -> None:
         # Some leave the index away, and send each call whole.
@@ -141,26 +144,19 @@ class ChunkReader:
         if index is None:
             index = len(self._calls) if piece.get("id") or not self._calls else max(self._calls)
         begun = self._calls.setdefault(int(index), _Begun(str(piece.get("id") or f"call_{index}")))
+        check_parts(len(self._calls))
         function = piece.get("function") or {}
         begun.name = begun.name or str(function.get("name") or "")
-        begun.arguments += function.get("arguments") or ""
+        begun.arguments.append(text_of(function.get("arguments") or ""))
 
     def answer(self) -> Answer:
         """The answer, once the stream has ended."""
         if not self._stop:
             raise Broken("the answer broke off")
         begun = [call for _, call in sorted(self._calls.items())]
-        calls = [Call(each.id, each.name, _arguments(each.arguments)) for each in begun]
+        calls = [Call(each.id, each.name, arguments_of("".join(each.arguments) or "{}")) for each in begun]
         stop = "declined" if self._declined else _STOPS.get(self._stop, "end")
-        return Answer(self._text, calls, stop)
-
-
-def _arguments(text: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return Answer("".join(self._texts), calls, stop)
 
 
 def _messages(turn: Turn) -> list[dict[str, Any]]:

@@ -4,9 +4,13 @@ A conversation with a model, as the loop has it: what each provider's interface 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
+
+from pydantic_core import to_json
 
 from company_agents.errors import Failed
 
@@ -15,6 +19,12 @@ from company_agents.errors import Failed
 Stop = Literal["end", "tools", "length", "pause", "declined", "full"]
 
 LEFT_OUT = "(left out: the conversation became too long)"
+# Calls of one answer; and its parts, which are texts, thoughts and calls.
+MOST_CALLS = 128
+MOST_PARTS = 1024
+
+# Control characters, and halves of surrogate pairs: what no line of text has in it, and no database keeps.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a tool. Arguments that are no JSON object are None: the answer was cut off, or the model erred."""
+    """A call of a tool. Arguments that cannot be sent on are None: the answer was cut off, or the model erred."""
 
     id: str
     name: str
@@ -91,6 +101,7 @@ class Reader(Protocol):
         Take one event. Returns the text that came with it.
 
         Raises:
+            Failed: the answer has more parts, or calls, than one may have.
             Broken: this is no event of such an answer.
             Overloaded: the provider breaks off, and says that it has too much to do.
         """
@@ -100,7 +111,7 @@ class Reader(Protocol):
         The answer, once the stream has ended.
 
         Raises:
-            Broken: it ended too early.
+            Broken: it ended too early, or is none.
         """
 
 
@@ -121,6 +132,43 @@ class Wire(Protocol):
 
     def adapts(self, message: str) -> bool:
         """Whether the next body will do without what this refusal is about."""
+
+
+def line_of(text: str, most: int) -> str:
+    """What somebody else says, in one line of so many characters at most, of which each can be shown and kept."""
+    return " ".join(_UNFIT.sub(" ", text).split())[:most]
+
+
+def text_of(found: Any) -> str:
+    """
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(found, str):
+        raise TypeError
+    return found
+
+
+def arguments_of(found: Any) -> dict[str, Any] | None:
+    """The arguments of a call, from their JSON or as they are. None: they are no object, or cannot be sent on."""
+    try:
+        given = json.loads(found) if isinstance(found, str) else found
+        # As they are sent. It fails for half of a surrogate pair, and for what is nested too deep.
+        to_json({"params": {"arguments": given}})
+    except (ValueError, RecursionError):
+        return None
+    return given if isinstance(given, dict) else None
+
+
+def check_parts(calls: int, parts: int = 0) -> None:
+    """
+    Raises:
+        Failed: an answer has more calls than one may have, or more parts.
+    """
+    if calls > MOST_CALLS:
+        raise Failed(f"an answer of the model has more than {MOST_CALLS} calls of tools", code="too_many_calls")
+    if parts > MOST_PARTS:
+        raise Failed(f"an answer of the model has more than {MOST_PARTS} parts", code="too_many_parts")
 
 
 def shorten(turns: list[Turn]) -> bool:

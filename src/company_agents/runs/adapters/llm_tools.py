@@ -19,14 +19,22 @@ from mcp_types import CallToolResult
 
 from company_agents.errors import CompanyAgentsError, Failed
 from company_agents.runs.adapters.base import Outcome, Work
-from company_agents.runs.adapters.llm_talk import Call, Result, Tool
+from company_agents.runs.adapters.llm_talk import Call, Result, Tool, line_of
 
 # Calls of one answer that are made at once.
 MOST_AT_ONCE = 8
 # Characters of what a tool gives that a model gets to read.
 MOST_RESULT = 60_000
+# And of the sentence that says which tools there are.
+MOST_UNKNOWN = 1000
 FINISH = "finish_run"
+# Characters of the reason that a model gives for the end.
+MOST_REASON = 1000
 
+_NOT_SENT = (
+    "the arguments are no whole JSON object, have half a character (a lone surrogate) in them, or are nested too deep; "
+    "nothing was called"
+)
 _FINISH = Tool(
     FINISH,
     "End this run, when the work is done or cannot be done. Call it last, after your comments and updates.",
@@ -54,6 +62,14 @@ class Tools:
     listed: Sequence[Tool]
     outcome: Outcome | None = None
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_AT_ONCE))
+    _names: frozenset[str] = field(init=False)
+    # Said once, however many of its calls are of tools that there are not.
+    _unknown: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [tool.name for tool in self.listed]
+        self._names = frozenset(names)
+        self._unknown = f"there is no such tool; there are {', '.join(names)}"[:MOST_UNKNOWN]
 
     async def call_all(self, calls: Sequence[Call]) -> list[Result]:
         """
@@ -80,12 +96,11 @@ class Tools:
 
     async def _call(self, call: Call) -> Result:
         if call.arguments is None:
-            return _error(call, "the arguments are no whole JSON object, so nothing was called")
+            return _error(call, _NOT_SENT)
         if call.name == FINISH:
             return self._finish(call, call.arguments)
-        if call.name not in {tool.name for tool in self.listed}:
-            names = ", ".join(tool.name for tool in self.listed)
-            return _error(call, f"there is no such tool; there are {names}")
+        if call.name not in self._names:
+            return _error(call, self._unknown)
         async with self._room:
             try:
                 result = await self.client.call_tool(call.name, call.arguments)
@@ -97,9 +112,9 @@ class Tools:
         outcome, reason = given.get("outcome"), given.get("reason", "")
         if outcome not in ("finished", "failed") or not isinstance(reason, str):
             return _error(call, "outcome is finished or failed, and reason a text")
-        if outcome == "failed" and not reason.strip():
+        if outcome == "failed" and not line_of(reason, MOST_REASON):
             return _error(call, "say in reason why it failed")
-        self.outcome = Outcome(outcome, " ".join(reason.split())[:1000])
+        self.outcome = Outcome(outcome, line_of(reason, MOST_REASON))
         return Result(call.id, "the run ends")
 
 
