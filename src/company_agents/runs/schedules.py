@@ -10,14 +10,15 @@ from __future__ import annotations
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import structlog
 from cronsim import CronSim, CronSimError
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.db.database import Row, Tx
-from company_agents.errors import NotFound, TooMany, WrongUsage
+from company_agents.errors import Busy, CompanyAgentsError, NotFound, TooMany, Unavailable, WrongUsage
 from company_agents.identity.directory import good_name
 from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
@@ -27,6 +28,10 @@ from company_agents.runs.moves import NOBODY, Moves
 from company_agents.runs.starting import Asked, Starts, startable
 
 MOST_SCHEDULES = 1000
+# After what time one that could not be looked at is looked at again; by any orchestrator, maybe one that can.
+PUT_OFF = timedelta(minutes=15)
+
+log = structlog.stdlib.get_logger("company_agents.runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +161,35 @@ class Schedules:
             await self._record(tx, "schedule.deleted", caller.label, schedule_id, name=schedule.name)
 
     async def start_due(self, scope: CompanyScope) -> None:
-        """Start a run for each that has come true; once, however many look."""
+        """
+        Start a run for each that has come true; once, however many look. One that cannot be looked at here, as where its time
+        zone is not known to this machine, is put off, and the others are started.
+        """
         async with scope.transaction() as tx:
             due = await tx.all("schedules_due")
         for row in due:
-            async with scope.transaction() as tx:
-                held = await tx.one("schedule_hold_due", id=row["id"])
-                if held is not None:
-                    await self._came_true(tx, held)
+            try:
+                async with scope.transaction() as tx:
+                    held = await tx.one("schedule_hold_due", id=row["id"])
+                    if held is not None:
+                        await self._came_true(tx, held)
+            except (Unavailable, Busy):
+                raise
+            except Exception as error:
+                await self._put_off(scope, row["id"], error)
+
+    async def _put_off(self, scope: CompanyScope, schedule_id: UUID, error: Exception) -> None:
+        # What a foreign exception says of itself may hold anything.
+        why = error.sentence if isinstance(error, CompanyAgentsError) else f"it failed ({type(error).__name__})"
+        log.warning("a schedule could not be looked at", error=type(error).__name__, exc_info=error)
+        async with scope.transaction() as tx:
+            row = await tx.one("schedule_hold_due", id=schedule_id)
+            if row is not None:
+                await self._move(tx, row, row["now"] + PUT_OFF, why)
 
     async def _came_true(self, tx: Tx, row: Row) -> None:
+        # First: where it cannot be said, nothing is queued either.
+        at = next_moment(row["cron"], row["timezone"], row["now"])
         why = _why_not(row)
         if not why:
             asked = Asked(row["prompt"], schedule=row["id"])
@@ -174,7 +198,9 @@ class Schedules:
                 await self.starts.queue(tx, f"schedule:{row['id']}", agent, asked, row["name"])
             except TooMany as error:
                 why = error.sentence
-        at = next_moment(row["cron"], row["timezone"], row["now"])
+        await self._move(tx, row, at, why)
+
+    async def _move(self, tx: Tx, row: Row, at: datetime | None, why: str) -> None:
         await tx.run("schedule_move", id=row["id"], next_at=at, skipped=why)
         if why:
             await self._record(tx, "schedule.skipped", NOBODY, row["id"], agent=row["agent_id"], reason=why)
