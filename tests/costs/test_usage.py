@@ -145,8 +145,8 @@ def test_a_refusal_costs_nothing(status: int) -> None:
 
 
 def test_what_is_no_call_to_a_model_costs_nothing() -> None:
-    assert read(JSON, b'{"id": "file-1", "object": "file"}', path="/v1/files") is None
-    assert read(JSON, b'{"object": "thread.message"}', path="/v1/threads/t/messages") is None
+    assert read(JSON, b'{"id": "file-1", "object": "file"}', path="/v1/vector_stores/v/files", sent={}) is None
+    assert read(JSON, b'{"object": "thread.message"}', path="/v1/threads/t/messages", sent={"role": "user"}) is None
     assert read(JSON, b'{"error": {"message": "no"}}') is None
 
 
@@ -214,15 +214,17 @@ def test_of_a_long_reply_only_the_end_is_kept_and_what_it_says_is_found() -> Non
         assert len(reader._kept) <= MOST_KEPT + 50_000
     usage = reader.usage()
     assert numbers(usage) == (8, 0, 0, 0)
-    assert usage is not None and usage.model == "text-embedding-3-small"
+    # Of what is not kept, the model is the one of the request.
+    assert usage is not None and usage.model == "asked-for"
 
 
 def test_a_long_text_that_talks_of_usage_is_not_believed() -> None:
-    talk = {"type": "text", "text": replies.TALK * 60_000}
+    talk = {"type": "text", "text": replies.TALK * 30_000}
     for body in ({**replies.ANTHROPIC, "content": [talk]}, {**replies.ANTHROPIC, "content": [talk] * 2}):
         usage = read(JSON, json.dumps(body).encode(), path="/v1/messages", pieces=65_536)
         assert numbers(usage) == (2095, 503, 2051, 2051)
-        assert usage is not None and usage.model == "claude-opus-4-5-20251101"
+        kept = len(body["content"]) == 1
+        assert usage is not None and usage.model == ("claude-opus-4-5-20251101" if kept else "asked-for")
 
 
 def test_what_is_asked_for_stands_in_the_body_or_the_path() -> None:

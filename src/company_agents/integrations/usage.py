@@ -7,13 +7,14 @@ Providers have their own names for the same numbers. A name says which numbers i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from company_agents.outgoing.client import OutgoingRequest
 
@@ -21,9 +22,11 @@ from company_agents.outgoing.client import OutgoingRequest
 MOST_TOKENS = 10**12
 MOST_MODEL = 200
 # What is reckoned where nothing is said. English has about four bytes for a token, code and most other languages about three:
-# what is estimated is rather too much than too little. An image comes as one long word, and costs what a page of text does.
+# what is estimated is rather too much than too little. An image costs what a page of text does, however long it is.
 BYTES_PER_TOKEN = 3
-LONG_WORD = 4000
+IMAGE = 4000
+# Parts of a request that are looked at for images; what is beyond counts by its length.
+MOST_PARTS = 20_000
 # The price of these is the list price.
 STANDARD_TIERS = frozenset({"", "auto", "default", "on_demand", "standard", "standard_only"})
 
@@ -39,7 +42,11 @@ _FREE_PATHS = re.compile(
 )
 _ONLY_READS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 # What is answered later, in a reply that nobody can tie to this call.
-_LATER_PATHS = re.compile(r"/batches$|:(asyncBatchEmbedContent|batchGenerateContent)$")
+_LATER_PATHS = re.compile(
+    r"/(batches|batch/jobs|async|async-invoke|embed-jobs|model-invocation-job)(/|$)"
+    r"|:(asyncBatchEmbedContent|batchGenerateContent)$"
+)
+_LATER_WORDS = ("background", "deferred")
 _MODEL_IN_PATH = re.compile(r"/(?:models|tunedModels|model)/([^/:]+)(?::|/(?:invoke|converse))")
 
 
@@ -116,13 +123,18 @@ def is_paid(request: OutgoingRequest) -> bool:
     overridden = any("method" in name.lower() for name in headers_of(request))
     if request.method in _ONLY_READS and not overridden and request.socket is None:
         return False
-    # An escape could make another path of it on the other side.
-    return "%" in request.path or _FREE_PATHS.search(request.path) is None
+    # An escape, or a parameter, could make another path of it on the other side.
+    return any(sign in request.path for sign in "%;") or _FREE_PATHS.search(request.path) is None
 
 
 def is_model_call(path: str) -> bool:
     """Whether a model answers there."""
-    return _MODEL_PATHS.search(path.rstrip("/")) is not None
+    return _MODEL_PATHS.search(_plain(path)) is not None
+
+
+def _plain(path: str) -> str:
+    """A path as a lenient server reads it: without escapes, parameters and doubled slashes."""
+    return re.sub(r"/+", "/", re.sub(r";[^/]*", "", unquote(path))).rstrip("/")
 
 
 def headers_of(request: OutgoingRequest) -> dict[str, str]:
@@ -141,15 +153,54 @@ def asked(request: OutgoingRequest) -> Asked:
             body = None
     given = body if isinstance(body, dict) else {}
     model = found[1] if found else given.get("model")
-    later = given.get("background") is True or _LATER_PATHS.search(request.path) is not None
-    return Asked(word(model), _tier_of(given), later)
+    later = any(given.get(name) not in (None, False) for name in _LATER_WORDS)
+    return Asked(word(model), _tier_of(given), later or _LATER_PATHS.search(_plain(request.path)) is not None)
 
 
 def estimated_tokens(body: bytes) -> int:
-    """How many tokens a request's body may be, where nobody says it."""
-    # One long word without a space is an image or a document, in base64.
-    sizes = (len(part) if len(part) < LONG_WORD or b" " in part else LONG_WORD for part in body.split(b'"'))
-    return -(-sum(sizes) // BYTES_PER_TOKEN)
+    """How many tokens a request's body may be, where nobody says it: by its length, but for the images in it."""
+    size = len(body)
+    if b"image" in body and size > IMAGE:
+        with contextlib.suppress(ValueError, RecursionError):
+            size -= sum(max(image - IMAGE, 0) for image in _images(json.loads(body)))
+    return -(-size // BYTES_PER_TOKEN)
+
+
+# Where a message may have an image. Elsewhere, as in the schema of a tool, what looks like one is read as text.
+_BLOCKS = frozenset(
+    {"messages", "content", "contents", "parts", "input", "source", "image_url", "image", "inlineData", "inline_data"}
+)
+_IMAGE_URL = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_-]+")
+
+
+def _images(request: object) -> Iterator[int]:
+    """The length of each image in a request."""
+    left = [request]
+    for _ in range(MOST_PARTS):
+        if not left:
+            return
+        part = left.pop()
+        if isinstance(part, list):
+            left.extend(one for one in part[:MOST_PARTS] if isinstance(one, dict))
+        elif isinstance(part, dict):
+            # The input of a tool is text, whatever it looks like.
+            inner = {
+                name: part[name] for name in _BLOCKS & part.keys() if name != "input" or isinstance(part[name], list)
+            }
+            left.extend(one for one in inner.values() if isinstance(one, (dict, list)))
+            kind = next((part[name] for name in ("media_type", "mimeType", "mime_type") if name in part), None)
+            data = part.get("data")
+            if (
+                isinstance(kind, str)
+                and kind.startswith("image/")
+                and isinstance(data, str)
+                and _BASE64.fullmatch(data)
+            ):
+                yield len(data)
+            for url in (part.get("url"), part.get("image_url")):
+                if isinstance(url, str) and _IMAGE_URL.fullmatch(url):
+                    yield len(url)
 
 
 def word(value: object) -> str:
