@@ -98,7 +98,7 @@ async def _down(relayed: Relayed, socket: SocketReply, client: _Client) -> None:
     while not isinstance(message := await socket.receive(), Closed):
         await _go_on(relayed)
         relayed.size += len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
-        spent = await relayed.costs.heard(message) if relayed.costs is not None and isinstance(message, str) else None
+        spent = await relayed.costs.heard(message) if relayed.costs is not None else None
         await client.sent(message)
         if spent is not None:
             raise spent

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -60,12 +60,12 @@ class Tally:
         """The next piece of the reply."""
         self.reader.feed(piece)
 
-    async def heard(self, message: str) -> Refused | None:
+    async def heard(self, message: str | bytes) -> Refused | None:
         """
-        One message of a connection. What it says of costs is entered at once, and budgets are looked at again: why nothing
-        more may go out, where one is spent now.
+        One message of a connection, of either kind. What it says of costs is entered at once, and budgets are looked at again:
+        why nothing more may go out, where one is spent now, or what this cost is not known.
         """
-        if '"usage' not in message:
+        if ('"usage' if isinstance(message, str) else b'"usage') not in message:  # type: ignore[operator]
             return None
         try:
             usage = reading.said(json.loads(message))
@@ -90,12 +90,17 @@ class Tally:
         if self._is_entered:
             return
         self._is_entered = True
-        usage = self.reader.usage()
+        await self.spending.behind(self._enter())
+
+    async def _enter(self) -> None:
+        usage = await asyncio.to_thread(self.reader.usage) if self.reader.is_long else self.reader.usage()
         if usage is None:
             return
-        if not usage.model:
-            usage = replace(usage, model=reading.asked(self.request).model)
-        await self.spending.entered(self.caller, self.integration_id, self.provider.name, usage)
+        asked = ""
+        if not self.spending.prices.known(self.provider.name, usage.model, usage.tier):
+            asked = reading.asked(self.request).model
+            usage = replace(usage, model=usage.model or asked)
+        await self.spending.enter(self.caller, self.integration_id, self.provider.name, usage, asked)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,9 @@ class Spending(Costs):
         if spent is not None:
             self._note(caller, integration_id, f"{spent.whose}, {spent.unit}")
             raise _spent(spent, row["begins_anew"])
-        unknown = self._unknown(provider, reading.asked(request), in_money=any(one.unit == "micros" for one in budgets))
+        in_money = [budget for budget in budgets if budget.unit == "micros"]
+        unpriced = next((budget for budget in in_money if row[f"{budget.whose}_unpriced"]), None)
+        unknown = self._unknown(provider, reading.asked(request), in_money=bool(in_money)) or _unpriced(unpriced)
         if unknown is not None:
             self._note(caller, integration_id, "cost unknown")
             raise unknown
@@ -164,15 +171,20 @@ class Spending(Costs):
 
     async def entered(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage) -> None:
         """Enter what a call used. Raises nothing, and goes on where the caller is cancelled."""
-        task = asyncio.create_task(self._enter(caller, integration_id, provider, usage))
+        await self.behind(self.enter(caller, integration_id, provider, usage))
+
+    async def behind(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this whatever becomes of the caller, who waits for it for a while."""
+        task = asyncio.create_task(work)
         self._entering.add(task)
         task.add_done_callback(self._entering.discard)
         await asyncio.wait({task}, timeout=PATIENCE)
 
-    async def _enter(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage) -> None:
+    async def enter(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage, asked: str = "") -> None:
+        """The same, however long it takes."""
         for pause in (*PAUSES, None):
             try:
-                await self.record(caller, integration_id, provider, usage)
+                await self.record(caller, integration_id, provider, usage, asked)
                 return
             except CompanyAgentsError as error:
                 if pause is None or not isinstance(error, Unavailable):
@@ -185,12 +197,13 @@ class Spending(Costs):
                     return
                 await asyncio.sleep(pause)
 
-    async def record(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage) -> None:
+    async def record(self, caller: Caller, integration_id: UUID, provider: str, usage: Usage, asked: str = "") -> None:
         """
         Enter what a call used: an entry, the sums of its day and month, the counters of its run. Somebody who was relieved of
-        the run has spent all the same: the agent's and the company's sums have it, and the run's counters do not.
+        the run has spent all the same: the agent's and the company's sums have it, and the run's counters do not. `asked`: the
+        model as it was asked for, whose price counts where the one that answered has none.
         """
-        micros = self.prices.micros(provider, usage)
+        micros = self.prices.micros(provider, usage, asked=asked)
         agent_id, run_id = caller.agent_id(), caller.principal.run_id
         whose = {"company_id": caller.scope.company_id, "agent_id": agent_id}
         what = {"provider": provider, "model": usage.model or "unknown"}
@@ -261,7 +274,7 @@ class Spending(Costs):
                 "what this call costs is not known when it is answered, and there is a budget",
                 "make it without background or batch, one call for each question",
             )
-        if not in_money or provider.usage == "cost" or self.prices.known(provider.name, asked.model, asked.tier):
+        if not in_money:
             return None
         if not asked.model:
             return _refused(
@@ -269,6 +282,8 @@ class Spending(Costs):
                 "name the model in the body, as JSON, and send no more than one call may carry; what is charged otherwise "
                 "cannot be kept within a budget",
             )
+        if provider.usage == "cost" or self.prices.known(provider.name, asked.model, asked.tier):
+            return None
         tier = f" at the tier {asked.tier}" if asked.tier else ""
         return _refused(
             f"no price is known for the model {asked.model} of {provider.title}{tier}, and there is a budget in money",
@@ -307,6 +322,19 @@ def _spent(budget: _Budget, begins_anew: date) -> Refused:
         f"the budget {whose} for this month is spent: {spent} of {limit}",
         hint=f"it begins anew on {begins_anew.isoformat()} at 00:00 UTC; an operator can raise it: `company-agents limits set`",
         code="budget_spent",
+    )
+
+
+def _unpriced(budget: _Budget | None) -> Refused | None:
+    if budget is None:
+        return None
+    whose = "of this run" if budget.whose == "run" else f"of this {budget.whose} in this month"
+    return _refused(
+        f"what a call {whose} has cost is not known, and there is a budget in money",
+        "end the run: another one has a budget of its own"
+        if budget.whose == "run"
+        else "an operator can write the price into prices.toml in the home, and then set the limit again: "
+        "`company-agents limits set`; docs/costs.md says how",
     )
 
 

@@ -1,5 +1,6 @@
 -- name: spending_limits
 -- All that a paid call is compared with, in one row: limits and what was spent, of the agent, of its company, of its run.
+-- Unpriced: there is an entry whose cost is not known, of this month and since the limits were last set.
 SELECT a.month_tokens AS agent_tokens_limit, a.month_micros AS agent_micros_limit,
        coalesce(am.tokens, 0) AS agent_tokens, coalesce(am.micros, 0) AS agent_micros,
        c.month_tokens AS company_tokens_limit, c.month_micros AS company_micros_limit,
@@ -7,6 +8,14 @@ SELECT a.month_tokens AS agent_tokens_limit, a.month_micros AS agent_micros_limi
        CASE WHEN r.id IS NOT NULL THEN least(a.run_tokens, c.run_tokens, r.token_limit) END AS run_tokens_limit,
        CASE WHEN r.id IS NOT NULL THEN least(a.run_micros, c.run_micros, r.micros_limit) END AS run_micros_limit,
        coalesce(r.tokens, 0) AS run_tokens, coalesce(r.micros, 0) AS run_micros,
+       CASE WHEN cm.unpriced > 0 THEN EXISTS (
+           SELECT FROM cost_entries e WHERE e.micros IS NULL
+           AND e.created_at > greatest(this.month::timestamp AT TIME ZONE 'UTC', c.updated_at)) ELSE false END AS company_unpriced,
+       CASE WHEN am.unpriced > 0 THEN EXISTS (
+           SELECT FROM cost_entries e WHERE e.micros IS NULL AND e.agent_id = %(agent_id)s
+           AND e.created_at > greatest(this.month::timestamp AT TIME ZONE 'UTC', a.updated_at, c.updated_at)) ELSE false END AS agent_unpriced,
+       CASE WHEN am.unpriced > 0 THEN EXISTS (
+           SELECT FROM cost_entries e WHERE e.micros IS NULL AND e.run_id = r.id) ELSE false END AS run_unpriced,
        (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month')::date AS begins_anew
 FROM (SELECT date_trunc('month', now() AT TIME ZONE 'UTC')::date AS month) this
 LEFT JOIN limits a ON a.agent_id = %(agent_id)s
