@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from company_agents.integrations.credential import Credential
 from company_agents.integrations.probe import refusal
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.relay import Relay
+from company_agents.integrations.streams import Mark, now
 from company_agents.outgoing.client import OutgoingReply
 from company_agents.outgoing.failures import AddressRefused, NotSent
 from company_agents.outgoing.redirects import nowhere
@@ -79,6 +80,11 @@ class Sending:
         """Wait until what began here with one has ended."""
         if (task := self._tasks.get(approval_id)) is not None:
             await asyncio.wait({task})
+
+    async def idle(self) -> None:
+        """Wait until nothing is being sent here."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks.values()))
 
     def stop(self) -> None:
         """The instance was sealed: what is being sent is broken off."""
@@ -244,29 +250,37 @@ class _Call:
 
     async def _reply(self, asked: AsSent, credential: Credential, provider: Provider) -> KeptReply:
         """
-        Send it, and read what comes back, as far as it does: who has the head of a reply knows what became of the request.
+        Send it, and read what comes back, as far as it does: who has the head of a reply knows what became of the request. It
+        ends as any call does once its agent may no longer make it; not with its run, which it may outlive.
         """
         relay, request = self.sending.relay, asked.request()
         destination, seconds = credential.destination, relay.call_time
         came: StreamedReply | None = None
         content, is_whole = bytearray(), False
-        self.is_out = True
+        principal = self.caller.principal
+        agent = Caller(replace(principal, kind=Kind.AGENT, run_id=None, fence=None), self.scope)
+        # It was looked up a while ago: whatever was checked since, this is checked now.
+        which = (agent, self.row["integration_id"], self.row["version"], Mark(None, now()))
         try:
-            async with (
-                asyncio.timeout(seconds),
-                relay.outgoing.stream(
+            async with relay.open_streams.held(*which) as hold, asyncio.timeout(seconds):
+                self.is_out = True
+                async with relay.outgoing.stream(
                     request, destination, credential.token, limit=relay.reply_limit, follows=nowhere, fresh=True
-                ) as came,
-            ):
-                which = (self.caller, self.row["integration_id"], provider, request)
-                costs = relay.spending.reading(*which, came.status, came.headers)
-                async for piece in came.body():
-                    content += piece
-                    if costs is not None:
-                        costs.feed(piece)
-                is_whole = True
-                if costs is not None:
-                    await costs.ended()
+                ) as came:
+                    costs = relay.spending.reading(
+                        self.caller, self.row["integration_id"], provider, request, came.status, came.headers
+                    )
+                    try:
+                        async for piece in came.body():
+                            if hold.must_ask:
+                                await hold.go_on()
+                            content += piece
+                            if costs is not None:
+                                costs.feed(piece)
+                        is_whole = True
+                    finally:
+                        if costs is not None:
+                            await costs.ended()
         except TimeoutError:
             if came is None:
                 raise Unavailable(f"{asked.host} did not answer within {seconds:g} seconds") from None
