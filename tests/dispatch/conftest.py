@@ -18,6 +18,7 @@ import pytest
 from company_agents.app import App, open_app
 from company_agents.errors import Conflict, Failed
 from company_agents.identity.principal import Caller
+from company_agents.runs import dispatch, jobs
 from company_agents.runs.adapters.base import Kind, Outcome, Output, Work
 from company_agents.runs.dispatch import Dispatcher
 from company_agents.runs.model import Run
@@ -180,8 +181,15 @@ Orchestrate = Callable[..., Awaitable[Orchestrator]]
 
 
 @pytest.fixture
-async def orchestrator(app: App, settings: Settings, tmp_path: Path) -> AsyncIterator[Orchestrate]:
-    """Starts orchestrators that execute runs, as often as it is called."""
+async def orchestrator(
+    app: App, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Orchestrate]:
+    """Starts orchestrators that execute runs, as often as it is called. They look more often than they do elsewhere."""
+    monkeypatch.setattr(dispatch, "BEAT", 0.2)
+    monkeypatch.setattr(dispatch, "LOOK", 0.2)
+    monkeypatch.setattr(jobs, "POLL", 0.2)
+    monkeypatch.setattr(jobs, "PAUSE", 0.2)
+    monkeypatch.setattr(jobs, "BEAT", 0.5)
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(
