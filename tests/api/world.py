@@ -26,6 +26,7 @@ from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
 
 GOOD = "a-token-that-the-provider-knows"
+ASKS = Rules.read(ask=["POST /asked"])
 
 # Everything that a refused call could have changed; the audit log grows by refusals, as it should.
 TABLES = {
@@ -163,7 +164,7 @@ SAMPLES: dict[str, Sample] = {
     "refuseRequest": Sample(P.APPROVAL_DECIDE, lambda world: {}),
     "cutRuns": Sample(P.RUN_CUT, lambda world: {}),
     "openRun": Sample(P.RUN_OPEN, lambda world: {}),
-    "startRun": Sample(P.RUN_START, lambda world: {"agent": world.ids["agent_id"], "prompt": "the work"}),
+    "startRun": Sample(P.RUN_START, lambda world: {"prompt": "the work"}),
     "claimRun": Sample(P.RUN_OPEN),
     "getRunOutput": Sample(P.RUN_READ),
     "listRuns": Sample(P.RUN_READ),
@@ -267,10 +268,8 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         base_url=url,
         allow_private_network=True,
         allow=[agent_id],
-        rules=Rules.read(ask=["POST /asked"], per_minute=1_000_000),
+        rules=ASKS,
     )
-    with pytest.raises(ApprovalNeeded) as needed:
-        await app.requests.request(tenant.agent, str(integration.id), "POST", "/asked", body={"a": 1})
     task = await app.tasks.create(tenant.local, "a task", assignee=agent_id)
     await app.tasks.comment(tenant.local, task.id, "a remark")
     note = await app.memory.write(tenant.agent, "a note of its own")
@@ -293,7 +292,7 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "consent_id": waiting.id,
         "webhook_id": hook.id,
         "run_id": run.id,
-        "approval_id": needed.value.facts["approval"],
+        "approval_id": await some_approval(app, tenant, integration.id),
         "queued_id": queued.id,
         "schedule_id": planned.id,
         "token_id": token_id,
@@ -302,9 +301,17 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
     return World(tenant, url, {name: str(value) for name, value in ids.items()}, run_token.reveal_text())
 
 
+async def some_approval(app: App, tenant: Tenant, integration: uuid.UUID) -> str:
+    """A request that waits for a person, of an integration with these rules."""
+    with pytest.raises(ApprovalNeeded) as needed:
+        await app.requests.request(tenant.agent, str(integration), "POST", "/asked", body={"n": uuid.uuid4().hex})
+    return needed.value.facts["approval"]
+
+
 async def settle(app: App) -> None:
     """After a call that goes on behind its answer, or that sealed the instance: as before the next."""
     await app.background.ended()
+    await app.sending.idle()
     if app.held.sealed:
         await app.panic.unseal("local:tester")
 

@@ -30,7 +30,6 @@ class NewRun(In):
 class Starting(In):
     """What an agent is to do, and how far its run may go. A limit beyond those of the agent is lowered to them."""
 
-    agent: Id
     task: Id | None = None
     prompt: str = Field("", max_length=MOST_PROMPT)
     time_limit: Seconds | None = None

@@ -33,6 +33,7 @@ ROUTERS = (
     approvals.router,
     approvals.rules,
     runs.router,
+    runs.of_agent,
     schedules.router,
     consents.clients,
     consents.router,

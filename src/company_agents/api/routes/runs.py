@@ -31,6 +31,7 @@ from company_agents.identity.paging import Page
 from company_agents.runs.model import STATES, Run
 
 router = APIRouter(prefix="/v1/companies/{cid}/runs", tags=["runs"], route_class=GuardedRoute)
+of_agent = APIRouter(prefix="/v1/companies/{cid}/agents/{agent_id}/runs", tags=["runs"], route_class=GuardedRoute)
 
 State = Annotated[str | None, Query(json_schema_extra={"enum": [*STATES]})]
 
@@ -71,17 +72,16 @@ async def open_run(parts: Parts, caller: InCompany, body: NewRun, creation: Crea
     return await creation.answered(caller.scope, caller.label, body, create)
 
 
-@router.post(
-    "/start",
+@of_agent.post(
+    "",
     status_code=201,
     response_model=RunWithPins,
     operation_id="startRun",
     summary="Start a run of an agent, for a task or a prompt: it is queued, and executed by its adapter",
 )
-async def start_run(parts: Parts, caller: InCompany, body: Starting, creation: Creating) -> Response:
+async def start_run(parts: Parts, caller: InCompany, agent_id: Id, body: Starting, creation: Creating) -> Response:
     async def create() -> BaseModel:
-        given = body.model_dump(exclude={"agent"})
-        return RunWithPins.model_validate(await parts.runs.start(caller, body.agent, **given))
+        return RunWithPins.model_validate(await parts.runs.start(caller, agent_id, **body.model_dump()))
 
     return await creation.answered(caller.scope, caller.label, body, create)
 
