@@ -112,7 +112,11 @@ def test_a_home_without_the_folder_has_the_shipped_ones(tmp_path: Path) -> None:
         ('why = "write things"', "why = 3", "line 20: scopes.1.why: is a text"),
         ("single_use = true", "single_use = 7", "line 27: oauth.refresh.single_use: is true or false"),
         ("single_use = true", "single_us = true", "line 27: oauth.refresh.single_us: there is no such field"),
-        ('kind = "header"', 'kind = "cookie"', "line 8: credential.kind: input should be 'header', 'query', 'basic' or 'sigv4'"),
+        (
+            'kind = "header"',
+            'kind = "cookie"',
+            "line 8: credential.kind: input should be 'header', 'query', 'basic' or 'sigv4'",
+        ),
         ('name = "X-Acme-Key"', 'name = "Host"', "line 7: credential: the header host cannot carry a credential"),
         ('path = "/me"', 'path = "me"', "line 12: probe.path: does not look as it should"),
         ('path = "/me"', 'path = "/me?a=b"', "line 11: probe: path: it is without a query"),
