@@ -34,7 +34,7 @@ from company_agents.identity.permissions import Permission as P
 from company_agents.identity.permissions import Role
 from company_agents.sensitive import Sensitive
 from tests.api.hostile import Attempt
-from tests.api.world import GOOD, TABLES, Route, World, remote_at, settle, with_ids
+from tests.api.world import ASKS, GOOD, TABLES, Route, World, remote_at, settle, some_approval, with_ids
 from tests.conftest import LOCAL
 
 CHECKS = [
@@ -234,6 +234,7 @@ class Scene:
             base_url=self.mine.url,
             allow_private_network=True,
             allow=[ann],
+            rules=ASKS,
         )
         task = await self.app.tasks.create(caller, "a spare task")
         note = await self.app.memory.write(self.mine.tenant.agent, "a spare note")
@@ -253,6 +254,7 @@ class Scene:
             integration_id=str(integration.id),
             task_id=str(task.id),
             memory_id=str(note.id),
+            approval_id=await some_approval(self.app, self.mine.tenant, integration.id),
             run_id=str(run.id),
             schedule_id=str(schedule.id),
             token_id=token,
