@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from company_agents.runs.sandbox.workspace import make_passable, remove
+from company_agents.runs.sandbox.workspace import abandoned, make_passable, remove
 
 LOCK = "lock"
 
@@ -31,7 +31,15 @@ class Workspaces:
 
     def open(self) -> None:
         """Remove what those have left that were killed, and make our own."""
-        make_passable(self.root)
+        for other in abandoned(self.root):
+            _remove_all_left(other)
+        # Again where another orchestrator on this home has just removed the folder, as it ended.
+        while self._own is None:
+            make_passable(self.root)
+            with contextlib.suppress(FileNotFoundError):
+                self._make_own()
+
+    def _make_own(self) -> None:
         # Short: a socket in it has a path of at most 107 bytes.
         own = self.root / uuid4().hex[:8]
         # One after the other: a folder whose lock is not held yet looks as if it had been left behind.
@@ -46,9 +54,9 @@ class Workspaces:
         """Remove our own."""
         if self._own is not None:
             remove(self._own)
-            with contextlib.suppress(OSError):
-                self.root.rmdir()  # where nobody else's is in it
             os.close(self._lock)
+            with contextlib.suppress(OSError), _alone_in(self.root):
+                self.root.rmdir()  # where nobody else's is in it
             self._own = None
 
     @contextlib.asynccontextmanager
@@ -82,6 +90,13 @@ def _locked(path: Path) -> int:
         os.close(file)
         raise
     return file
+
+
+def _remove_all_left(root: Path) -> None:
+    with contextlib.suppress(OSError), _alone_in(root):
+        for folder in root.iterdir():
+            _remove_left(folder)
+        root.rmdir()
 
 
 def _remove_left(folder: Path) -> None:

@@ -21,8 +21,10 @@ from company_agents.db.host import SYSTEM_FOLDER, make_system_folder
 # How long the removal of one may take, in seconds.
 REMOVING = 60
 
-# A workspace for a moment that is so old was left by somebody who was killed (seconds).
-LEFT = 3600
+# A workspace for a moment that is so old was left by somebody who was killed; the same of a folder of workspaces, where also
+# nobody holds a lock in it (seconds).
+LEFT, ABANDONED = 3600, 86400
+_RUNS = "runs-"
 _PASSING = "company-agents-run-"
 
 _PATH = {"PATH": "/usr/bin:/bin"}
@@ -32,7 +34,7 @@ def workspaces_folder(home: Path) -> Path:
     """The folder below which the runs of an instance home work."""
     if os.geteuid() != 0:
         return home / "runs"
-    return SYSTEM_FOLDER / f"runs-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
+    return SYSTEM_FOLDER / f"{_RUNS}{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
 
 
 def make_passable(folder: Path) -> None:
@@ -48,6 +50,19 @@ def make_passable(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root:
         folder.chmod(0o711)
+    os.utime(folder)  # in use: not abandoned
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """As root: the folders of other homes, which may be gone, in which nothing has been done for a day."""
+    if folder.parent != SYSTEM_FOLDER:
+        return []
+    before = time.time() - ABANDONED
+    return [
+        each
+        for each in SYSTEM_FOLDER.glob(f"{_RUNS}*")
+        if each != folder and each.is_dir() and each.stat().st_mtime < before
+    ]
 
 
 @contextlib.contextmanager
