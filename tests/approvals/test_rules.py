@@ -4,6 +4,7 @@ What an agent may call: rules hold however a path is written, and whatever a pro
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,13 @@ from hypothesis import strategies as st
 
 from company_agents.errors import Refused, WrongUsage
 from company_agents.integrations import rules
-from company_agents.integrations.rules import Rules, judge, may_follow, read_rule
+from company_agents.integrations.oauth.model import Endpoints
+from company_agents.integrations.rules import NOTHING_SAID, Rules, judge, may_follow, read_rule
+from company_agents.integrations.wanted import Asked, Wanted
 from company_agents.outgoing.client import OutgoingRequest
+from company_agents.outgoing.destination import Destination, Placement
 from company_agents.outgoing.match import Target
+from company_agents.sensitive import Sensitive
 
 
 def row(*, only: list[str] | None = None, ask: list[str] | None = None) -> dict[str, Any]:
@@ -279,6 +284,21 @@ async def test_a_body_that_streams_ends_where_it_says_another_method() -> None:
     assert not is_allowed("POST /things", "POST", "/things", headers=FORM, body=fine)
     assert not is_allowed("POST /things", "POST", "/things", body=fine)
     assert is_allowed("PUT /things", "PUT", "/things", body=fine)
+
+
+# — by consent —
+
+
+def test_what_is_asked_for_by_consent_keeps_its_rules_until_the_answer_comes() -> None:
+    said = Rules.read(only=["GET /a"], ask=[], per_minute=7)
+    wanted = Wanted("slack", name="it", scopes=("read",), rules=said)
+    destination = Destination.at("https://slack.com", Placement.header())
+    asked = Asked("code", wanted, "client", Endpoints("https://slack.com/token"), destination, Sensitive("a verifier"))
+    assert Asked.opened(asked.sealed_form()).wanted == wanted
+    # One that was begun before there were rules says nothing.
+    older = json.loads(asked.sealed_form().reveal())
+    del older["wanted"]["rules"]
+    assert Asked.opened(Sensitive(json.dumps(older))).wanted.rules == NOTHING_SAID
 
 
 # — redirects —
