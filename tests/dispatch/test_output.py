@@ -88,7 +88,8 @@ async def test_its_token_is_not_kept_in_another_form_and_an_open_value_not_at_al
 
     async def speak(work: Work, output: Output) -> Outcome:
         token = work.token.reveal()
-        for form in (token.hex(), base64.b64encode(b"user:" + token).decode(), value.reveal_text()):
+        wide = token.decode().encode("utf-16-le").decode()
+        for form in (token.hex(), base64.b64encode(b"user:" + token).decode(), value.reveal_text(), wide):
             await output.write("output", f"<{form}>\n")
         return Outcome("failed", f"it said {value.reveal_text()}")
 
@@ -101,7 +102,7 @@ async def test_its_token_is_not_kept_in_another_form_and_an_open_value_not_at_al
     assert token.hex()[:40] not in said
     assert base64.b64encode(b"user:" + token).decode()[12:60] not in said
     assert value.reveal_text() not in said + ended.reason
-    assert said.count("[credential removed]") == 3
+    assert said.count("[credential removed]") == 4
 
 
 async def test_so_much_of_a_run_is_kept_over_all_its_starts_and_then_one_note(app: App, desk: MakeDesk) -> None:

@@ -83,22 +83,25 @@ async def put_out(
 
 
 class _Cleaner:
-    """Takes out of one stream what must not be kept, wherever it is cut into pieces."""
+    """
+    Takes out of one stream what must not be kept: the run's token and what looks like one of ours wherever it is cut into
+    pieces, and a value that is open just then within a piece. That is a third net: no value that is open is given to a run.
+    """
 
     def __init__(self, patterns: Patterns, clean: Callable[[str], str]) -> None:
         self._searcher, self._clean, self._held = Searcher(patterns), clean, ""
 
     def feed(self, text: str) -> str:
         """Take more; what may be kept by now."""
-        data = text.encode(errors="replace").replace(b"\0", "\ufffd".encode())
-        return self._released(self._searcher.feed(data), final=False)
+        return self._released(self._searcher.feed(text.encode(errors="replace")), final=False)
 
     def finish(self) -> str:
         """The rest."""
         return self._released(self._searcher.finish(), final=True)
 
     def _released(self, data: bytes, *, final: bool) -> str:
-        text = self._held + data.decode(errors="replace")
+        # Afterwards: with its zero bytes, text in UTF-16 is searched as what it is.
+        text = self._held + data.decode(errors="replace").replace("\0", "\ufffd")
         begun = None if final else _MAY_BEGIN.search(text)
         at = begun.start() if begun else len(text)
         text, self._held = text[:at], text[at:]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from company_agents.errors import MayNotStart
 from company_agents.runs.sandbox.workspace import abandoned, make_passable, remove
 
 LOCK = "lock"
@@ -34,10 +35,12 @@ class Workspaces:
         for other in abandoned(self.root):
             _remove_all_left(other)
         # Again where another orchestrator on this home has just removed the folder, as it ended.
-        while self._own is None:
-            make_passable(self.root)
+        for _ in range(1000):
             with contextlib.suppress(FileNotFoundError):
+                make_passable(self.root)
                 self._make_own()
+                return
+        raise MayNotStart(f"no workspaces can be made in {self.root}", hint="look into who removes it")
 
     def _make_own(self) -> None:
         # Short: a socket in it has a path of at most 107 bytes.
@@ -77,6 +80,8 @@ def _alone_in(root: Path) -> Iterator[None]:
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        if os.fstat(folder).st_ino != root.stat().st_ino:
+            raise FileNotFoundError(root)  # removed meanwhile, and made again
         yield
     finally:
         os.close(folder)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from company_agents.errors import Failed
 
-# Connections of one run that are open at once.
-MOST = 128
+# Connections of one run that are open at once; fewer where this process may have few files, of which each takes three.
+MOST, LEAST, PART_OF_FILES = 128, 8, 80
 
 _PIECE = 65536
 
@@ -41,13 +42,15 @@ def address_of(url: str) -> tuple[str, int]:
 async def door(listening: socket.socket, address: tuple[str, int]) -> AsyncIterator[None]:
     """Hand on what comes in, for as long as the context lasts."""
     calls: set[asyncio.Task[None]] = set()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = MOST if files == resource.RLIM_INFINITY else min(MOST, max(LEAST, files // PART_OF_FILES))
 
     async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         call = asyncio.current_task()
         assert call is not None
         calls.add(call)
         try:
-            if len(calls) <= MOST:
+            if len(calls) <= most:
                 await _hand_on(reader, writer, address)
         except (OSError, asyncio.CancelledError):
             pass  # either side has gone, or the run has ended
