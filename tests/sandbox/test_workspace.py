@@ -70,7 +70,7 @@ def test_orchestrators_that_come_and_go_on_one_home_do_not_trip_over_one_another
 
     def come_and_go() -> None:
         try:
-            for _ in range(30):
+            for _ in range(60):
                 found = Workspaces(folder)
                 found.open()
                 found.close()
