@@ -205,15 +205,18 @@ def hang_up(recorded: Recorded) -> bytes:
     return b""
 
 
-async def test_a_lost_reply_is_uncertain_and_it_is_never_sent_again(here: Desk, other: App) -> None:
-    approval_id = await here.ask()
+# Also of methods that a client may send twice by itself, as it thinks: a deletion may be of the newest of something.
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET"])
+async def test_a_lost_reply_is_uncertain_and_it_is_never_sent_again(desk: MakeDesk, other: App, method: str) -> None:
+    here = await desk(Rules.read(ask=["* /v1/refunds"]))
+    approval_id = await here.ask(method=method)
     here.service.answers.append(hang_up)
     approval = await here.approve(approval_id)
     assert (approval.state, approval.reply_status, "broke off" in approval.reason) == ("uncertain", None, True)
     await its_turn(here, approval_id, other)
-    assert len(here.service.refunds) == 1
+    assert len(here.service.server.requests) == 1
     with pytest.raises(Conflict) as uncertain:
-        await here.request()
+        await here.request(method=method)
     assert (uncertain.value.reason, uncertain.value.http_status) == ("approval_uncertain", 409)
     assert "may have been sent" in uncertain.value.sentence
     assert len(await here.events("approval.uncertain", approval_id)) == 1

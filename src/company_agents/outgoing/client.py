@@ -129,7 +129,10 @@ class Outgoing:
         for reach in Reach:
             for once in (False, True):
                 pool = guard.connector(reach, tls, self._resolve, self._connections, networks=self._networks, once=once)
-                self._sessions[reach, once] = self._session(pool)
+                session = self._sessions[reach, once] = self._session(pool)
+                # aiohttp sends once more what may be sent twice, by its method, where a connection broke off: the server may
+                # have closed it before. One that serves once was not closed before, so what went over it may have arrived.
+                session._retry_connection = not once
                 if not once:
                     self._socket_sessions[reach] = self._session(
                         pool, middlewares=(websocket.never_elsewhere,), connector_owner=False
@@ -189,7 +192,8 @@ class Outgoing:
         Args:
             limit: bytes of the reply's body; None: any number.
             follows: which redirects are followed.
-            fresh: over a connection of its own, so that none can turn out to have been closed meanwhile.
+            fresh: over a connection of its own, so that none can turn out to have been closed meanwhile; and once, whatever
+                the method.
 
         Raises: like `call`, also while the body is read. `NotSent` and `AddressRefused`: nothing was sent.
         """
