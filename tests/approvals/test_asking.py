@@ -300,7 +300,7 @@ async def test_a_body_that_streams_is_read_as_far_as_it_can_be_kept(here: Desk) 
             yield b"a" * 1024
 
     async def sent(count: int) -> None:
-        request = OutgoingRequest("POST", "/v1/refunds", "", (), pieces(count))
+        request = OutgoingRequest("POST", "/v1/refunds", "", {"Content-Type": "text/plain"}, pieces(count))
         async with here.app.relay.open(here.agent, str(here.integration.id), request):
             raise AssertionError("it was sent")
 
