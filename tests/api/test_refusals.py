@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from company_agents.api.application import build
 from company_agents.api.callers import GuardedRoute
 from company_agents.app import App
-from company_agents.identity.permissions import Kind, Permission, Role, allowed
+from company_agents.identity.permissions import Kind, Role, allowed
 from company_agents.identity.principal import Principal, Via
 from company_agents.identity.tokens import new_run_token
 from tests.api.conftest import Ask, People, Person, Provider, bearer, serving
