@@ -37,7 +37,8 @@ class Tenant:
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home: Path = tmp_path_factory.mktemp("instance") / "home"
-    return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None)
+    # No orchestrator that another test has left open takes the runs of a test: that has one of its own for them.
+    return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None, runs=0)
 
 
 @pytest.fixture(scope="session")
