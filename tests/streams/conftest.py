@@ -27,7 +27,8 @@ from tests.promises.evidence import Past, connect_past
 __all__ = ["connect", "http", "url"]
 
 
-@pytest.fixture(scope="session")
+# Of one file: what it does by itself is not to be met by the tests of others.
+@pytest.fixture(scope="module")
 async def replica(app: App, settings: Settings) -> AsyncIterator[App]:
     """An orchestrator among others, which looks more often than it would."""
     with pytest.MonkeyPatch.context() as patched:
@@ -36,7 +37,7 @@ async def replica(app: App, settings: Settings) -> AsyncIterator[App]:
             yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def door(replica: App) -> AsyncIterator[str]:
     async with serving(replica) as opened:
         yield opened
