@@ -37,7 +37,7 @@ from tests.conftest import Tenant
 pytestmark = [
     pytest.mark.slow,
     # All of the traffic is the first test's; a machine that is busy may take long over it.
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     # Schemathesis names its cases by chance; nothing of what is sent hangs on that.
     pytest.mark.filterwarnings("ignore:Do not use the `random` module"),
 ]
