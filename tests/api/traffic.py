@@ -92,12 +92,20 @@ class Wire:
         lines += [name.encode() + b": " + value for name, value in attempt.headers]
         if attempt.body is not None:
             lines.append(b"Content-Length: %d" % len(content))
-        if self._socket is None:
-            self._socket = socket.create_connection(self._address, timeout=30)
-        # A server that has said no may stop listening before everything was said.
-        with contextlib.suppress(ConnectionError):
-            self._socket.sendall(b"\r\n".join([*lines, b"", b""]) + content)
-        return self._receive(attempt.method, self._socket)
+        # One that nobody used for a while may have been closed just now (RFC 9112, 9.5): then nothing was done.
+        for _ in range(2):
+            kept = self._socket
+            self._socket = connection = kept or socket.create_connection(self._address, timeout=30)
+            # A server that has said no may stop listening before everything was said.
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"\r\n".join([*lines, b"", b""]) + content)
+            try:
+                return self._receive(attempt.method, connection)
+            except http.client.RemoteDisconnected:
+                self.close()
+                if kept is None:
+                    raise
+        raise AssertionError("a new connection is never a kept one")
 
     def _receive(self, method: str, connection: socket.socket) -> Answer:
         response = http.client.HTTPResponse(connection, method=method)
