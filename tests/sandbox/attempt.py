@@ -51,6 +51,15 @@ def called(which, *arguments):
     return os.waitpid(pid, 0)[1] == 0
 
 
+def makes(what):
+    # By the C library: what was made is removed, since it would outlive whoever made it.
+    library = ctypes.CDLL(None)
+    made = library.shmget(0, 4096, 0o600) if what == "shm" else library.msgget(0, 0o600)
+    if made >= 0:
+        getattr(library, f"{what}ctl")(made, 0, None)
+    return made >= 0
+
+
 def tried(wanted):
     """By what is wanted, whether it worked; a name tells the attempts of a kind apart."""
     found = {}
@@ -76,6 +85,8 @@ def tried(wanted):
     attempt("new user namespace", called, 0, CLONE_NEWUSER)
     attempt("session keyring", called, 1, 0, ctypes.c_long(-3), 0)
     attempt("being traced", called, 2, 0, 0, 0, 0)
+    attempt("shared segment", makes, "shm")
+    attempt("message queue", makes, "msg")
     return found
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from company_agents.errors import Failed
-from company_agents.runs.sandbox.door import MOST, address_of
+from company_agents.runs.sandbox.door import LEAST, MOST, PART_OF_ALL, address_of, door
 from tests.sandbox.conftest import LIBRARIES, PYTHON, MakeRunner
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -93,6 +95,34 @@ for _ in range(200):
         _, written = await here.python(code)
     assert written.of() == f"{MOST}\nagain\n"
     assert most == MOST
+
+
+async def test_all_runs_together_leave_files_for_everybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (160, 160))
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(100):
+            writer.write(piece)
+        writer.close()
+
+    async def works(port: int) -> tuple[asyncio.StreamWriter, bool]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError):
+            writer.write(b"hello")
+            return writer, await reader.read(5) == b"hello"
+        return writer, False
+
+    async with orchestrator(handle) as url, contextlib.AsyncExitStack() as stack:
+        ports = []
+        for _ in range(3):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ports.append(listening.getsockname()[1])
+            await stack.enter_async_context(door(listening, address_of(url)))
+        # Eight of each would be twenty-four.
+        found = [await works(port) for port in ports for _ in range(LEAST + 1)]
+        assert sum(fine for _, fine in found) == 160 // PART_OF_ALL
+        for writer, _ in found:
+            writer.close()
 
 
 async def test_an_orchestrator_that_does_not_answer_looks_like_one(runner: MakeRunner) -> None:

@@ -37,7 +37,7 @@ ATTEMPTS = (
     ),
     *("memory map", "memory", "environment", "open files", "orchestrator's socket", "abstract socket"),
     *("another port", "other process", "orchestrator", "file of the home"),
-    *("new user namespace", "session keyring", "being traced"),
+    *("new user namespace", "session keyring", "being traced", "shared segment", "message queue"),
 )
 # As another user and in no namespace, the network is the machine's, and so are the names of sockets in it.
 OPEN_TO_USERS = {"abstract socket", "another port"}

@@ -16,10 +16,15 @@ from urllib.parse import urlsplit
 
 from company_agents.errors import Failed
 
-# Connections of one run that are open at once; fewer where this process may have few files, of which each takes three.
+# Connections of one run that are open at once; fewer where this process may have few files, of which each takes three. And
+# what all runs may have of those: the rest is for the database, for providers, and for whoever else calls.
 MOST, LEAST, PART_OF_FILES = 128, 8, 80
+PART_OF_ALL = 8
 
 _PIECE = 65536
+
+# Of every door of this process.
+_open: set[asyncio.Task[None]] = set()
 
 
 def address_of(url: str) -> tuple[str, int]:
@@ -42,20 +47,21 @@ def address_of(url: str) -> tuple[str, int]:
 async def door(listening: socket.socket, address: tuple[str, int]) -> AsyncIterator[None]:
     """Hand on what comes in, for as long as the context lasts."""
     calls: set[asyncio.Task[None]] = set()
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = MOST if files == resource.RLIM_INFINITY else min(MOST, max(LEAST, files // PART_OF_FILES))
+    most, all_together = _room()
 
     async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         call = asyncio.current_task()
         assert call is not None
         calls.add(call)
+        _open.add(call)
         try:
-            if len(calls) <= most:
+            if len(calls) <= most and len(_open) <= all_together:
                 await _hand_on(reader, writer, address)
         except (OSError, asyncio.CancelledError):
             pass  # either side has gone, or the run has ended
         finally:
             calls.discard(call)
+            _open.discard(call)
             writer.transport.abort()
 
     server = await asyncio.start_server(enter, sock=listening, limit=_PIECE)
@@ -67,6 +73,13 @@ async def door(listening: socket.socket, address: tuple[str, int]) -> AsyncItera
             call.cancel()
         if calls:
             await asyncio.wait(calls)
+
+
+def _room() -> tuple[int, int]:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        files = 1_000_000
+    return min(MOST, max(LEAST, files // PART_OF_FILES)), files // PART_OF_ALL
 
 
 async def _hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: tuple[str, int]) -> None:

@@ -56,6 +56,11 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
+    # Memory of the kernel's that no limit of a process counts.
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
     # Other processes' memory and files.
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
