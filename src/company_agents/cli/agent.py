@@ -48,7 +48,7 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
     """Show an agent, and how its runs are executed."""
-    return _shown(await session.app.agents.get(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.get(await session.company_of("agent", id), id))
 
 
 @command(group, "adapter")
@@ -141,7 +141,7 @@ async def adapter(
         "http": {"allow_private_network": allow_private_network or None},
     }
     kind = _kind(given, {"process": process, "llm": llm, "http": http is not None, "none": none})
-    caller = await session.company_of_agent(id)
+    caller = await session.company_of("agent", id)
     if kind == "none":
         if unsandboxed:
             raise WrongUsage("--unsandboxed is for --process")
@@ -159,7 +159,7 @@ async def adapter(
 @command(group, "rotate-secret")
 async def rotate_secret(session: Session, id: SomeId) -> Result:
     """Give a remote agent a new signing secret, shown this once. The old one signs beside it for 24 hours."""
-    agent, secret, until = await session.app.adapters.rotate_secret(await session.company_of_agent(id), id)
+    agent, secret, until = await session.app.adapters.rotate_secret(await session.company_of("agent", id), id)
     data = {"id": agent.id, "secret": secret, "previous_until": until}
     return Result(data, note="the secret is shown this once; the agent verifies with it what it is handed")
 
@@ -167,25 +167,25 @@ async def rotate_secret(session: Session, id: SomeId) -> Result:
 @command(group, "pause")
 async def pause(session: Session, id: SomeId) -> Result:
     """Refuse an agent's token until it is resumed."""
-    return _shown(await session.app.agents.pause(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.pause(await session.company_of("agent", id), id))
 
 
 @command(group, "resume")
 async def resume(session: Session, id: SomeId) -> Result:
     """Take a paused agent's token again."""
-    return _shown(await session.app.agents.resume(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.resume(await session.company_of("agent", id), id))
 
 
 @command(group, "retire")
 async def retire(session: Session, id: SomeId) -> Result:
     """Refuse an agent's token for good; its history stays."""
-    return _shown(await session.app.agents.retire(await session.company_of_agent(id), id))
+    return _shown(await session.app.agents.retire(await session.company_of("agent", id), id))
 
 
 @command(group, "rotate-token")
 async def rotate_token(session: Session, id: SomeId) -> Result:
     """Give an agent a new token, shown this once; the old one is refused from now on."""
-    return _with_token(*await session.app.agents.rotate_token(await session.company_of_agent(id), id))
+    return _with_token(*await session.app.agents.rotate_token(await session.company_of("agent", id), id))
 
 
 def _kind(given: dict[str, dict[str, Any]], chosen: dict[str, bool]) -> str:

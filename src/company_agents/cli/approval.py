@@ -40,7 +40,7 @@ async def listing(
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
     """Show an approval, and exactly what would be sent. That somebody looked is on record."""
-    caller = await session.company_of_approval(id)
+    caller = await session.company_of("approval", id)
     approval = await session.app.approvals.get(caller, id)
     asked = await session.app.approvals.shown(caller, id)
     data = {**dataclasses.asdict(approval), "request": None if asked is None else _request(asked)}
@@ -50,7 +50,7 @@ async def show(session: Session, id: SomeId) -> Result:
 @command(group, "approve")
 async def approve(session: Session, id: SomeId, note: Note = None) -> Result:
     """Have a request sent: once, and as it was shown. Waits until it was."""
-    caller = await session.company_of_approval(id)
+    caller = await session.company_of("approval", id)
     await session.app.approvals.approve(caller, id, note or "")
     await session.app.sending.settled(id)
     return Result(await session.app.approvals.get(caller, id))
@@ -59,7 +59,7 @@ async def approve(session: Session, id: SomeId, note: Note = None) -> Result:
 @command(group, "refuse")
 async def refuse(session: Session, id: SomeId, note: Note = None) -> Result:
     """Have a request not sent."""
-    caller = await session.company_of_approval(id)
+    caller = await session.company_of("approval", id)
     return Result(await session.app.approvals.refuse(caller, id, note or ""))
 
 

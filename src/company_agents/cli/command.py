@@ -31,6 +31,7 @@ from company_agents.sensitive import Sensitive
 
 if TYPE_CHECKING:
     from company_agents.app import App
+    from company_agents.companies.instance import What
     from company_agents.identity.principal import Caller, Principal
     from company_agents.settings import Settings
 
@@ -52,25 +53,9 @@ class Session:
         """In the name of a company."""
         return await self.app.identity.in_company(self.principal, company_id)
 
-    async def company_of_agent(self, agent_id: UUID) -> Caller:
-        """In the name of an agent's company."""
-        return await self.company(await self.app.instance.company_of_agent(agent_id))
-
-    async def company_of_integration(self, integration_id: UUID) -> Caller:
-        """In the name of an integration's company."""
-        return await self.company(await self.app.instance.company_of_integration(integration_id))
-
-    async def company_of_run(self, run_id: UUID) -> Caller:
-        """In the name of a run's company."""
-        return await self.company(await self.app.instance.company_of_run(run_id))
-
-    async def company_of_schedule(self, schedule_id: UUID) -> Caller:
-        """In the name of a schedule's company."""
-        return await self.company(await self.app.instance.company_of_schedule(schedule_id))
-
-    async def company_of_approval(self, approval_id: UUID) -> Caller:
-        """In the name of an approval's company."""
-        return await self.company(await self.app.instance.company_of_approval(approval_id))
+    async def company_of(self, what: What, row_id: UUID) -> Caller:
+        """In the name of the company that something is in."""
+        return await self.company(await self.app.instance.company_of(what, row_id))
 
 
 Command = Callable[..., Awaitable[Result]]

@@ -110,7 +110,7 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
     """Show an integration: everything but the credential. Rules; and of each version, how many runs hold it."""
-    caller = await session.company_of_integration(id)
+    caller = await session.company_of("integration", id)
     integration = await session.app.integrations.get(caller, id)
     versions = await session.app.integrations.versions.list(caller.scope, id)
     rules = dataclasses.asdict(await session.app.rulebook.get(caller, id))
@@ -124,7 +124,7 @@ async def allow(
 ) -> Result:
     """Let an agent use an integration. Rules are for this agent alone; said again, what is not said stays."""
     rules = said(only, ask, per_minute)
-    return Result(await session.app.integrations.allow(await session.company_of_integration(id), id, agent, rules))
+    return Result(await session.app.integrations.allow(await session.company_of("integration", id), id, agent, rules))
 
 
 @command(group, "rules")
@@ -136,20 +136,20 @@ async def rules(
     of one by itself.
     """
     given = said(only, ask, per_minute)
-    caller = await session.company_of_integration(id)
+    caller = await session.company_of("integration", id)
     return Result(await session.app.rulebook.set(caller, id, given))
 
 
 @command(group, "disallow")
 async def disallow(session: Session, id: SomeId, agent: AgentId) -> Result:
     """No longer let an agent use an integration."""
-    return Result(await session.app.integrations.disallow(await session.company_of_integration(id), id, agent))
+    return Result(await session.app.integrations.disallow(await session.company_of("integration", id), id, agent))
 
 
 @command(group, "check")
 async def check(session: Session, id: SomeId) -> Result:
     """Try the credential at the provider now."""
-    return Result(await session.app.integrations.check(await session.company_of_integration(id), id))
+    return Result(await session.app.integrations.check(await session.company_of("integration", id), id))
 
 
 @command(group, "rotate")
@@ -158,7 +158,7 @@ async def rotate(session: Session, id: SomeId, token_stdin: TokenStdin = False, 
     Replace the credential: a consent by a new one, a token by one that is given. It is tried first; if the provider
     refuses it, the old one stays.
     """
-    caller = await session.company_of_integration(id)
+    caller = await session.company_of("integration", id)
     integration = await session.app.integrations.get(caller, id)
     if integration.kind == "consent" and not token_stdin:
         from company_agents.integrations.wanted import Wanted
@@ -178,7 +178,7 @@ async def remind(
     ],
 ) -> Result:
     """Ask for a rotation so many days after the last one."""
-    return Result(await session.app.looks.remind(await session.company_of_integration(id), id, days or None))
+    return Result(await session.app.looks.remind(await session.company_of("integration", id), id, days or None))
 
 
 @command(group, "delete")
@@ -190,6 +190,6 @@ async def delete(
     ] = False,
 ) -> Result:
     """Delete an integration and its credential. A consent is revoked at the provider first, where it has a way."""
-    caller = await session.company_of_integration(id)
+    caller = await session.company_of("integration", id)
     await session.app.revocation.delete(caller, id, keep_consent=keep_consent)
     return Result({"id": id, "deleted": True})

@@ -64,7 +64,7 @@ async def start(
     follow: Follow = False,
 ) -> Result:
     """Start a run of an agent, which its adapter executes."""
-    caller = await session.company_of_agent(agent)
+    caller = await session.company_of("agent", agent)
     text = read_prompt(prompt, from_stdin=prompt_stdin)
     limits = {"time_limit": time_limit, "token_limit": token_limit, "micros_limit": usd_limit}
     run = await session.app.runs.start(caller, agent, prompt=text, task=task, **limits)
@@ -74,7 +74,7 @@ async def start(
 @command(group, "logs")
 async def logs(session: Session, id: SomeId, follow: Follow = False) -> Result:
     """Print what a run has put out; with --json, one object a line."""
-    caller = await session.company_of_run(id)
+    caller = await session.company_of("run", id)
     if follow:
         return await _followed(session, caller, await session.app.runs.get(caller, id))
     await _print_new(session, caller, id, 0)
@@ -103,13 +103,13 @@ async def listing(
 @command(group, "show")
 async def show(session: Session, id: SomeId) -> Result:
     """Show a run, and the credential versions that it holds."""
-    return Result(await session.app.runs.get(await session.company_of_run(id), id))
+    return Result(await session.app.runs.get(await session.company_of("run", id), id))
 
 
 @command(group, "cancel")
 async def cancel(session: Session, id: SomeId) -> Result:
     """End a run; its token is refused from now on."""
-    return Result(await session.app.runs.cancel(await session.company_of_run(id), id))
+    return Result(await session.app.runs.cancel(await session.company_of("run", id), id))
 
 
 @command(group, "cut")
@@ -127,7 +127,7 @@ async def cut(
     """Cut runs off from the old versions of a credential; their next call with it is refused."""
     if version is not None and every:
         raise WrongUsage("--version and --all exclude each other", hint="give one of them, or neither")
-    caller = await session.company_of_integration(integration)
+    caller = await session.company_of("integration", integration)
     found = await session.app.runs.cut(caller, integration, version=version, every=every)
     said = f"{count(found.runs, 'run')} cut off" if found.runs else "no run held one"
     return Result(found, note=said)

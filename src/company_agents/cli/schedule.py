@@ -31,7 +31,7 @@ async def create(
     prompt_stdin: PromptStdin = False,
 ) -> Result:
     """Start a run of an agent whenever a cron expression says so."""
-    caller = await session.company_of_agent(agent)
+    caller = await session.company_of("agent", agent)
     text = read_prompt(prompt, from_stdin=prompt_stdin)
     return Result(await session.app.schedules.create(caller, agent, name, cron, text, timezone))
 
@@ -46,17 +46,17 @@ async def listing(session: Session, company: CompanyId, after: After = None, lim
 @command(group, "pause")
 async def pause(session: Session, id: SomeId) -> Result:
     """Start nothing until it is resumed."""
-    return Result(await session.app.schedules.pause(await session.company_of_schedule(id), id))
+    return Result(await session.app.schedules.pause(await session.company_of("schedule", id), id))
 
 
 @command(group, "resume")
 async def resume(session: Session, id: SomeId) -> Result:
     """Start runs again, from the next moment on. What was missed is not made up for."""
-    return Result(await session.app.schedules.resume(await session.company_of_schedule(id), id))
+    return Result(await session.app.schedules.resume(await session.company_of("schedule", id), id))
 
 
 @command(group, "delete")
 async def delete(session: Session, id: SomeId) -> Result:
     """Delete a schedule; its runs stay."""
-    await session.app.schedules.delete(await session.company_of_schedule(id), id)
+    await session.app.schedules.delete(await session.company_of("schedule", id), id)
     return Result({"id": id, "deleted": True})

@@ -5,10 +5,14 @@ The instance as a whole: is it ready, and whose is this id.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from company_agents.db.database import Database
 from company_agents.errors import NotFound
+
+# What has an id of its own, and a page of rows in the command of its name.
+What = Literal["agent", "approval", "integration", "run", "schedule"]
 
 
 @dataclass(frozen=True)
@@ -26,54 +30,15 @@ class Instance:
         async with self.db.transaction(None) as tx:
             await tx.one("instance_get")
 
-    async def company_of_agent(self, agent_id: UUID) -> UUID:
+    async def company_of(self, what: What, row_id: UUID) -> UUID:
         """
-        In which company an agent is. For the command line: it sees all companies.
+        In which company something is. For the command line: it sees all companies.
 
         Raises:
-            NotFound: there is no such agent.
+            NotFound: there is no such thing.
         """
-        return await self._located("locate_agent", agent_id, "agent")
-
-    async def company_of_integration(self, integration_id: UUID) -> UUID:
-        """
-        In which company an integration is. For the command line: it sees all companies.
-
-        Raises:
-            NotFound: there is no such integration.
-        """
-        return await self._located("locate_integration", integration_id, "integration")
-
-    async def company_of_run(self, run_id: UUID) -> UUID:
-        """
-        In which company a run is. For the command line: it sees all companies.
-
-        Raises:
-            NotFound: there is no such run.
-        """
-        return await self._located("locate_run", run_id, "run")
-
-    async def company_of_schedule(self, schedule_id: UUID) -> UUID:
-        """
-        In which company a schedule is. For the command line: it sees all companies.
-
-        Raises:
-            NotFound: there is no such schedule.
-        """
-        return await self._located("locate_schedule", schedule_id, "schedule")
-
-    async def company_of_approval(self, approval_id: UUID) -> UUID:
-        """
-        In which company an approval is. For the command line: it sees all companies.
-
-        Raises:
-            NotFound: there is no such approval.
-        """
-        return await self._located("locate_approval", approval_id, "approval")
-
-    async def _located(self, query: str, row_id: UUID, what: str) -> UUID:
         async with self.db.instance_transaction() as tx:
-            row = await tx.one(query, id=row_id)
+            row = await tx.one(f"locate_{what}", id=row_id)
         if row is None:
             raise NotFound(f"this {what} does not exist", hint=f"`company-agents {what} list --company ID` shows them")
         company_id: UUID = row["company_id"]
