@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -18,10 +17,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from company_agents.integrations.provider import SAID, Url, no_toml
-from company_agents.integrations.provider_files import BadFile, BadText, Dropped, line_of
+from company_agents.integrations.provider import Url
+from company_agents.integrations.provider_files import BadFile, Dropped
+from company_agents.integrations.toml_text import read_toml
 from company_agents.integrations.usage import Usage
 
 FILE = "prices.toml"
@@ -104,7 +104,6 @@ class _File(_Table):
 
 
 _SAID = {
-    **SAID,
     "is_instance_of": "is a number",
     "finite_number": "is a number",
     "greater_than_equal": "is not below 0",
@@ -124,18 +123,7 @@ def read_prices(text: str, file_name: str = FILE) -> Table:
     Raises:
         BadText: the text is no TOML or does not fit; with the line, and the field.
     """
-    try:
-        groups = _File.model_validate(tomllib.loads(text, parse_float=Decimal)).group
-    except tomllib.TOMLDecodeError as error:
-        raise no_toml(str(error), text) from None
-    except RecursionError:
-        raise BadText("this is nested too deeply") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadText(
-            f"{where}: {_SAID.get(first['type']) or first['msg'].lower()}", line_of(text, first["loc"])
-        ) from None
+    groups = read_toml(_File, text, _SAID, parse_float=Decimal).group
     found: dict[str, list[Price]] = {}
     for group in groups:
         found.setdefault(group.provider, []).extend(group.price)

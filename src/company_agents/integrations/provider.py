@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from company_agents.errors import NotFound, WrongUsage
 from company_agents.integrations.oauth.model import Endpoints
 from company_agents.integrations.provider_files import BadFile, BadText, Dropped, line_of
 from company_agents.integrations.provider_replies import Addresses
+from company_agents.integrations.toml_text import read_toml
 from company_agents.outgoing.destination import Placement, parse_origin
 from company_agents.outgoing.signing import region_of, service_of
 
@@ -293,22 +293,7 @@ class Provider(_Table):
         return self.token_pattern is None or re.fullmatch(self.token_pattern, token) is not None
 
 
-# What the schema says of a field, in plain words; else its own words are taken.
-SAID = {
-    "missing": "is missing",
-    "extra_forbidden": "there is no such field",
-    "string_type": "is a text",
-    "tuple_type": "is a list",
-    "bool_type": "is true or false",
-    "bool_parsing": "is true or false",
-    "int_type": "is a whole number",
-    "int_parsing": "is a whole number",
-    "dict_type": "is a table",
-    "model_type": "is a table",
-    "string_pattern_mismatch": "does not look as it should: docs/providers.md says how",
-}
-# Where a parser says what is wrong.
-_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+_SAID = {"string_pattern_mismatch": "does not look as it should: docs/providers.md says how"}
 
 
 def read_provider(text: str, file_name: str) -> Provider:
@@ -316,26 +301,10 @@ def read_provider(text: str, file_name: str) -> Provider:
     Raises:
         BadText: the text is no TOML or does not fit the schema; with the line, and the field.
     """
-    try:
-        provider = Provider.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise no_toml(str(error), text) from None
-    except RecursionError:
-        raise BadText("this is nested too deeply") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = SAID.get(first["type"]) or first["msg"].removeprefix("Value error, ").lower()
-        raise BadText(f"{where}: {said}" if where else said, line_of(text, first["loc"])) from None
+    provider = read_toml(Provider, text, _SAID)
     if f"{provider.name}.toml" != file_name:
         raise BadText("name: a provider is called like its file", line_of(text, ["name"]))
     return provider
-
-
-def no_toml(said: str, text: str) -> BadText:
-    found = _AT_LINE.search(said)
-    line = int(found[1]) if found and found[1] else text.rstrip("\n").count("\n") + 1
-    return BadText(f"this is no TOML: {_AT_LINE.sub('', said).lower()}", line)
 
 
 @functools.cache
