@@ -149,6 +149,7 @@ async def test_calls_are_counted_over_all_orchestrators_and_those_that_are_refus
     # That minute is one that a clock which went back has still before it.
     assert (error.value.http_status, error.value.retry_after) == (429, 60)
     assert "10 times a minute" in error.value.sentence
+    assert await one(other) == "too_many"
     # Each orchestrator says it once.
     events = await recorded(here.app, here.tenant.company.id, "integration.refused", reason="too_many")
     assert len(events) == 2

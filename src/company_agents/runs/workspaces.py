@@ -34,13 +34,14 @@ class Workspaces:
         """Remove what those have left that were killed, and make our own."""
         for other in abandoned(self.root):
             _remove_all_left(other)
-        # Again where another orchestrator on this home has just removed the folder, as it ended.
+        # Again where another orchestrator on this home has just removed the folder, as it ended: before we are in it, or
+        # between two looks at it, where it is said to exist and is no folder.
         for _ in range(1000):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 make_passable(self.root)
                 self._make_own()
                 return
-        raise MayNotStart(f"no workspaces can be made in {self.root}", hint="look into who removes it")
+        raise MayNotStart(f"no workspaces can be made in {self.root}", hint="look into what lies there, or who removes it")
 
     def _make_own(self) -> None:
         # Short: a socket in it has a path of at most 107 bytes.
