@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from company_agents.app import App
 from company_agents.asgi import Front
 from company_agents.integrations.integrations import Integration
 from company_agents.mcp_server import mcp_door
-from company_agents.runs.adapters.base import Outcome, Stream, Work
+from company_agents.runs.adapters.base import Adapter, Outcome, Stream, Work
 from company_agents.runs.adapters.llm import LlmAdapter
 from company_agents.runs.adapters.llm_client import Waits
+from company_agents.runs.parts import RunParts
 from company_agents.sensitive import Sensitive
 from tests.adapters.llm_server import ANTHROPIC_KEY, OPENAI_KEY, Llm, llm_stand_in
 from tests.conftest import Tenant
@@ -64,6 +66,24 @@ async def serving_front(app: App) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await running
+
+
+@contextlib.asynccontextmanager
+async def executing(app: App, kinds: Mapping[str, Adapter], home: Path, url: str) -> AsyncIterator[None]:
+    """An orchestrator that executes runs of these kinds, at the doors at `url`; their workspaces are in `home`."""
+    parts = RunParts.build(app.store, app.audit, app.integrations.versions, adapters=kinds)
+    dispatcher = parts.dispatcher(
+        *(uuid.uuid4(), kinds, home),
+        url=url,
+        at_once=5,
+        sealed=lambda: app.held.sealed,
+        clean=app.redactor.clean,
+    )
+    dispatcher.start()
+    try:
+        yield
+    finally:
+        await dispatcher.close()
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,7 @@ from company_agents.runs.adapters.http import HttpAdapter
 from company_agents.runs.adapters.llm import LlmAdapter
 from company_agents.runs.adapters.llm_client import Waits
 from company_agents.runs.model import Run
-from company_agents.runs.parts import RunParts
-from tests.adapters.conftest import KEYS, Desk, MakeDesk
+from tests.adapters.conftest import KEYS, Desk, MakeDesk, executing
 from tests.adapters.llm_server import Hang, Llm, Refuse, Say
 from tests.adapters.remote import Api, Remote, remote_agent
 from tests.mcp.slack import TOKEN, Slack
@@ -42,19 +41,8 @@ async def dispatching(app: App, doors: str, tmp_path: Path) -> AsyncIterator[Non
     http = app.adapters.kinds["http"]
     assert isinstance(http, HttpAdapter)
     kinds: dict[str, Any] = {"llm": LlmAdapter(waits=Waits(0, 0)), "http": replace(http, url=doors)}
-    parts = RunParts.build(app.store, app.audit, app.integrations.versions, adapters=kinds)
-    dispatcher = parts.dispatcher(
-        uuid.uuid4(),
-        kinds,
-        tmp_path,
-        url=doors,
-        at_once=5,
-        sealed=lambda: app.held.sealed,
-        clean=app.redactor.clean,
-    )
-    dispatcher.start()
-    yield
-    await dispatcher.close()
+    async with executing(app, kinds, tmp_path, doors):
+        yield
 
 
 async def ended(here: Desk, run_id: uuid.UUID, *states: str) -> Run:

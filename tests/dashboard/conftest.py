@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from company_agents.app import App, open_app
-from company_agents.dashboard import dashboard_app
+from company_agents.dashboard import dashboard_app, live
 from company_agents.dashboard.guard import cookie_name
 from company_agents.identity.principal import Caller
 from company_agents.settings import read_settings
@@ -102,6 +102,12 @@ async def new_page(app: App, address: str, browser: Browser) -> AsyncIterator[Ne
     # An answer of 4xx is noted on the console by the browser itself, and that it heeds a header only over https.
     expected = ("Failed to load resource", "The Cross-Origin-Opener-Policy header has been ignored")
     assert [text for text in complaints if not text.startswith(expected)] == []
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams look four times a second."""
+    monkeypatch.setattr(live, "EVERY", 0.25)
 
 
 @pytest.fixture

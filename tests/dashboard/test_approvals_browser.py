@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from playwright.async_api import Page, expect
 
 from company_agents.app import App
-from company_agents.dashboard import live
 from company_agents.errors import ApprovalNeeded
 from company_agents.identity.permissions import Role
 from company_agents.integrations.indenting import indented, visible
@@ -27,15 +26,11 @@ from tests.dashboard.people import PASSWORD, Person, member, text_of
 from tests.dashboard.test_browser import TOO_SMALL, UNNAMED, UNSTRUCTURED
 from tests.promises.evidence import sql
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 BAD = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 # Letters that do not show, or turn others round.
 HIDDEN = "pay \u202e005\u202c to \u200bann\x07"
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams look four times a second."""
-    monkeypatch.setattr(live, "EVERY", 0.25)
 
 
 async def _press(page: Page, name: str) -> None:

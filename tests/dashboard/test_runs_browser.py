@@ -14,7 +14,6 @@ import pytest
 from playwright.async_api import Page, expect
 
 from company_agents.app import App
-from company_agents.dashboard import live
 from company_agents.identity.permissions import Role
 from company_agents.integrations.usage import Usage
 from company_agents.runs.adapters.base import Outcome, Output, Work
@@ -24,13 +23,7 @@ from tests.dashboard.test_browser import TOO_SMALL, UNNAMED, UNSTRUCTURED
 from tests.dashboard.test_work_pages import BAD, with_adapter
 from tests.dispatch.conftest import Orchestrate, Scripted, orchestrator  # noqa: F401
 
-pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams look four times a second."""
-    monkeypatch.setattr(live, "EVERY", 0.25)
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("hurried")]
 
 
 class Acted:

@@ -20,7 +20,7 @@ from company_agents.runs.parts import RunParts
 from company_agents.runs.sandbox.sandbox import Sandbox
 from company_agents.runs.sandbox.workspace import workspaces_folder
 from company_agents.sensitive import Sensitive
-from tests.adapters.conftest import serving_front
+from tests.adapters.conftest import executing, serving_front
 from tests.conftest import Tenant
 from tests.gateway.standins import service
 from tests.mcp.slack import TOKEN, slack_stand_in
@@ -52,17 +52,8 @@ async def doors(app: App) -> AsyncIterator[str]:
 async def dispatching(app: App, doors: str) -> AsyncIterator[None]:
     """An orchestrator that executes processes, at its own doors."""
     kinds: dict[str, Any] = {"process": ProcessAdapter(Sandbox(app.settings))}
-    parts = RunParts.build(app.store, app.audit, app.integrations.versions, adapters=kinds)
-    dispatcher = parts.dispatcher(
-        *(uuid.uuid4(), kinds, app.settings.home),
-        url=doors,
-        at_once=5,
-        sealed=lambda: app.held.sealed,
-        clean=app.redactor.clean,
-    )
-    dispatcher.start()
-    yield
-    await dispatcher.close()
+    async with executing(app, kinds, app.settings.home, doors):
+        yield
     assert not workspaces_folder(app.settings.home).exists()
 
 
