@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,6 +18,7 @@ from company_agents.app import App
 from company_agents.errors import Refused, Unavailable
 from company_agents.integrations import streams
 from company_agents.integrations.relayed import Relayed
+from company_agents.integrations.rules import NOTHING_SAID, Rules
 from company_agents.integrations.streams import Streams
 from company_agents.outgoing.client import OutgoingRequest
 from company_agents.sensitive import Sensitive
@@ -175,6 +178,76 @@ async def test_a_call_that_waits_for_its_answer_is_cut_off_too(replica: App, wor
     assert [use["result"] for use in await cut_of(replica, world)] == ["cut"]
 
 
+# — rules that are changed —
+
+
+async def said_of_all(world: World, **rules: Any) -> None:
+    await world.app.rulebook.set(world.tenant.local, world.here.integration.id, Rules.read(**rules))
+
+
+async def said_of_one(world: World, agent: UUID | None = None, **rules: Any) -> None:
+    which = (world.here.integration.id, agent or world.tenant.agent.agent_id())
+    await world.app.integrations.allow(world.tenant.local, *which, Rules.read(**rules))
+
+
+async def as_everybody(world: World) -> None:
+    which = (world.here.integration.id, world.tenant.agent.agent_id())
+    await world.app.rulebook.replace(world.tenant.local, *which, NOTHING_SAID)
+
+
+async def said_of_another(world: World) -> None:
+    other, _ = await world.app.agents.create(world.tenant.local, "bob")
+    await said_of_one(world, other.id, only=["GET /elsewhere"])
+
+
+Change = Callable[[World], Awaitable[None]]
+TICKS = ["GET /ticks"]
+CHANGED: dict[str, tuple[Change, Change]] = {
+    "of-all": (lambda world: said_of_all(world), lambda world: said_of_all(world, only=["GET /elsewhere"])),
+    "asked-of-all": (lambda world: said_of_all(world), lambda world: said_of_all(world, ask=TICKS)),
+    "taken-from-all": (lambda world: said_of_all(world, only=TICKS), lambda world: said_of_all(world, only=[])),
+    "of-one": (lambda world: said_of_all(world), lambda world: said_of_one(world, only=["GET /elsewhere"])),
+    "asked-of-one": (lambda world: said_of_one(world, ask=[]), lambda world: said_of_one(world, ask=TICKS)),
+    "taken-from-one": (lambda world: said_of_one(world, only=TICKS), as_everybody),
+}
+UNCHANGED: dict[str, tuple[Change, Change]] = {
+    "the-same": (lambda world: said_of_all(world, only=TICKS), lambda world: said_of_all(world, only=TICKS)),
+    "how-often": (lambda world: said_of_all(world), lambda world: said_of_all(world, per_minute=60)),
+    "of-another": (lambda world: said_of_all(world), said_of_another),
+    "of-all-but-it": (
+        lambda world: said_of_one(world, only=TICKS, ask=[]),
+        lambda world: said_of_all(world, only=["GET /elsewhere"], ask=TICKS),
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["its token", "a run"])
+@pytest.mark.parametrize("rules", CHANGED)
+async def test_a_stream_has_ended_when_the_rules_that_allowed_it_were_changed(
+    replica: App, world: World, rules: str, by: str
+) -> None:
+    before, change = CHANGED[rules]
+    await before(world)
+    token = (await world.run())[1] if by == "a run" else None
+    async with streaming(world.here, token) as stream:
+        await change(world)
+        sent = world.ticking.sent
+        await stream.breaks()
+    assert stream.last <= sent
+    [use] = await cut_of(replica, world)
+    assert use["error"] == "stream_cut"
+
+
+@pytest.mark.parametrize("rules", UNCHANGED)
+async def test_a_stream_goes_on_while_what_it_was_judged_by_stays_the_same(world: World, rules: str) -> None:
+    before, change = UNCHANGED[rules]
+    await before(world)
+    async with streaming(world.here) as stream:
+        await change(world)
+        await world.app.agents.closed()
+        await stream.beyond(world.ticking.sent)
+
+
 # — who cannot ask —
 
 
@@ -257,6 +330,19 @@ async def test_what_was_found_before_a_check_is_checked_again_before_it_is_opene
         await mine.check()
         with pytest.raises(Refused, match="cut off"):
             async with mine.held(caller, integration, 1, late):
+                raise AssertionError("it was opened")
+
+
+async def test_a_stream_is_not_opened_by_rules_that_were_changed_since_they_were_read(app: App, world: World) -> None:
+    mine = Streams(app.store)
+    finder = dataclasses.replace(app.relay.finder, open_streams=mine)
+    caller, integration = world.tenant.agent, world.here.integration.id
+    async with mine.held(caller, integration, 1, mine.mark()):
+        late = await finder.find(caller, str(integration), GET)
+        await said_of_all(world, only=["GET /elsewhere"])
+        await mine.check()
+        with pytest.raises(Refused, match="cut off"):
+            async with mine.held(caller, integration, 1, late["mark"], late["rules"]):
                 raise AssertionError("it was opened")
 
 

@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from company_agents.app import App
 from company_agents.integrations import streams
 from company_agents.integrations.integrations import Integration
+from company_agents.integrations.rules import Rules
 from company_agents.outgoing.reply_search import REMOVED, encodings
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
@@ -368,7 +369,8 @@ async def test_a_ping_is_answered_at_either_end(desk: Desk) -> None:
             await answered.wait()
 
 
-async def test_it_ends_when_its_agent_may_no_longer_have_it(desk: Desk, replica: App) -> None:
+@pytest.mark.parametrize("how", ["disallowed", "other rules"])
+async def test_it_ends_when_its_agent_may_no_longer_have_it(desk: Desk, replica: App, how: str) -> None:
     async def tick(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             for number in range(100_000):
@@ -380,7 +382,10 @@ async def test_it_ends_when_its_agent_may_no_longer_have_it(desk: Desk, replica:
     desk.provider.does = tick
     async with desk.open() as connection:
         assert await connection.recv() == "0"
-        await desk.app.integrations.disallow(desk.tenant.local, desk.integration.id, desk.tenant.agent.agent_id())
+        if how == "disallowed":
+            await desk.app.integrations.disallow(desk.tenant.local, desk.integration.id, desk.tenant.agent.agent_id())
+        else:
+            await desk.app.rulebook.set(desk.tenant.local, desk.integration.id, Rules.read(only=["GET /socket"]))
         sent = ticks[-1]
         last = 0
         with contextlib.suppress(ConnectionClosed):

@@ -258,7 +258,8 @@ class Integrations:
         self, caller: Caller, integration_id: UUID, agent_id: UUID, rules: Rules = NOTHING_SAID
     ) -> Integration:
         """
-        Let an agent use an integration, by rules of its own where some are given. Allowed again, what is not said stays.
+        Let an agent use an integration, by rules of its own where some are given. Allowed again, what is not said stays, and
+        what it has open by other rules ends before this returns.
 
         Raises:
             NotFound: no such integration or agent in this company.
@@ -275,6 +276,8 @@ class Integrations:
                 **rules.columns(),
             )
             await self._record(caller, "integration.allowed", integration_id, agent=agent_id, **rules.facts())
+        if not rules.says_nothing:
+            await self.versions.closed()
         return await self.get(caller, integration_id)
 
     async def disallow(self, caller: Caller, integration_id: UUID, agent_id: UUID) -> Integration:

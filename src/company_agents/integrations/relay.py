@@ -236,7 +236,8 @@ class Relay:
         """For as long as the caller may have it; that it was cut off is on record."""
         hold: Hold | None = None
         try:
-            async with self.open_streams.held(caller, found["id"], found["version"], found["mark"]) as hold:
+            which = (found["id"], found["version"], found["mark"], found["rules"])
+            async with self.open_streams.held(caller, *which) as hold:
                 yield hold
         finally:
             if hold is not None and hold.closed is not None:

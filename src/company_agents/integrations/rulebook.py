@@ -70,7 +70,8 @@ class Rulebook:
 
     async def set(self, caller: Caller, integration_id: UUID, rules: Rules) -> RulesOfIntegration:
         """
-        Say what counts for all agents of which nothing else is said. What is not said here stays as it is.
+        Say what counts for all agents of which nothing else is said. What is not said here stays as it is. Counts at the
+        next call, and what is open by other rules ends before this returns.
 
         Raises:
             NotFound: no such integration.
@@ -87,11 +88,13 @@ class Rulebook:
                     integration=integration_id,
                     **rules.facts(),
                 )
+            await self.integrations.versions.closed()
         return await self.get(caller, integration_id)
 
     async def replace(self, caller: Caller, integration_id: UUID, agent_id: UUID, rules: Rules) -> RulesOfIntegration:
         """
-        Say what counts for one agent that may use it; what is not said is as for all.
+        Say what counts for one agent that may use it; what is not said is as for all. What it has open by other rules ends
+        before this returns.
 
         Raises:
             NotFound: no such integration, or it is not for this agent by itself.
@@ -110,6 +113,7 @@ class Rulebook:
                 integration=integration_id,
                 **facts,
             )
+        await self.integrations.versions.closed()
         return await self.get(caller, integration_id)
 
     async def for_agent(self, caller: Caller, integrations: Sequence[UUID]) -> dict[UUID, Rules]:

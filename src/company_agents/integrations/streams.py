@@ -66,6 +66,7 @@ class _Opened:
     integration_id: UUID
     version: int | None
     token_at: datetime | None
+    rules: bytes | None
 
 
 class Hold:
@@ -155,16 +156,18 @@ class Streams:
         return Mark(None if self._is_checking else self._round, now())
 
     @contextlib.asynccontextmanager
-    async def held(self, caller: Caller, integration_id: UUID, version: int | None, found: Mark) -> AsyncIterator[Hold]:
+    async def held(
+        self, caller: Caller, integration_id: UUID, version: int | None, found: Mark, rules: bytes | None = None
+    ) -> AsyncIterator[Hold]:
         """
         One stream, for as long as it is open; from before anything is sent. `version` is that of the credential that it
-        uses; `found` was taken before this was looked up.
+        uses, `rules` tells those that allowed it from others; `found` was taken before these were looked up.
 
         Raises:
             Refused: the caller is no longer allowed to (`stream_cut`); also while it is open.
             Unavailable: that cannot be found out; also while it is open.
         """
-        hold = Hold(self, _opened(caller, integration_id, version), found.at)
+        hold = Hold(self, _opened(caller, integration_id, version, rules), found.at)
         self._holds.add(hold)
         try:
             if self.replica is not None and not self._is_announced:
@@ -271,7 +274,7 @@ class Streams:
         for one in asked:
             counts[one.company_id] = counts.get(one.company_id, 0) + 1
         columns: list[list[Any]] = [list(counts), list(counts.values())]
-        for name in ("agent_id", "run_id", "fence", "integration_id", "version", "token_at"):
+        for name in ("agent_id", "run_id", "fence", "integration_id", "version", "token_at", "rules"):
             columns.append([getattr(one, name) for one in asked])
         row = (await self._store.db.call_ahead("streams_check", columns))[0]
         return row["moment"], {asked[number - 1] for number in row["gone"]}
@@ -302,7 +305,7 @@ class Streams:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE / 4, self._give_up)
 
 
-def _opened(caller: Caller, integration_id: UUID, version: int | None) -> _Opened:
+def _opened(caller: Caller, integration_id: UUID, version: int | None, rules: bytes | None) -> _Opened:
     principal = caller.principal
     return _Opened(
         caller.scope.company_id,
@@ -312,13 +315,14 @@ def _opened(caller: Caller, integration_id: UUID, version: int | None) -> _Opene
         integration_id,
         version,
         principal.token_at,
+        rules,
     )
 
 
 def _not_allowed() -> Refused:
     return Refused(
         "this call was cut off: whoever made it is no longer allowed to",
-        hint="an agent was paused, a token replaced, a run ended or cut off, or the integration taken away",
+        hint="an agent was paused, a token replaced, a run ended or cut off, the integration taken away, or its rules changed",
         code="stream_cut",
     )
 

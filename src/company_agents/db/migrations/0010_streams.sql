@@ -24,11 +24,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- What tells rules from others: the same for the same ones, whoever said them and when.
+CREATE FUNCTION rules_mark(allows text[], asks text[]) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(allows::text || asks::text, 'UTF8')) $$;
+
 -- Whether whoever opened these streams may still have them. Those of one company follow one another, `counts` of each, and
 -- are looked at in its scope alone; `gone` are the numbers, from 1, of those who may not. A stream without a run is of an
--- agent's token, and one without a version uses no credential.
+-- agent's token, one without a version uses no credential, and one without `marks` of rules was not judged by any.
 CREATE FUNCTION streams_check(companies uuid[], counts int[], agent_ids uuid[], run_ids uuid[], fences bigint[],
-                              integration_ids uuid[], versions int[], tokens timestamptz[])
+                              integration_ids uuid[], versions int[], tokens timestamptz[], marks bytea[])
     RETURNS TABLE (moment timestamptz, gone int[]) LANGUAGE plpgsql AS $$
 DECLARE
     done int := 0;
@@ -42,15 +46,19 @@ BEGIN
         SELECT array_agg(o.n + done) INTO found
         FROM unnest(agent_ids[done + 1 : done + counts[c]], run_ids[done + 1 : done + counts[c]],
                     fences[done + 1 : done + counts[c]], integration_ids[done + 1 : done + counts[c]],
-                    versions[done + 1 : done + counts[c]], tokens[done + 1 : done + counts[c]])
-             WITH ORDINALITY AS o (agent_id, run_id, fence, integration_id, version, token, n)
+                    versions[done + 1 : done + counts[c]], tokens[done + 1 : done + counts[c]],
+                    marks[done + 1 : done + counts[c]])
+             WITH ORDINALITY AS o (agent_id, run_id, fence, integration_id, version, token, mark, n)
         WHERE NOT (
             EXISTS (SELECT FROM agents a
                     WHERE a.id = o.agent_id AND a.company_id = companies[c] AND a.state = 'active')
             AND EXISTS (SELECT FROM integrations i
+                        LEFT JOIN integration_agents p ON p.integration_id = i.id AND p.agent_id = o.agent_id
                         WHERE i.id = o.integration_id AND i.company_id = companies[c]
-                          AND (i.allow_all OR EXISTS (SELECT FROM integration_agents p
-                               WHERE p.integration_id = i.id AND p.agent_id = o.agent_id)))
+                          AND (i.allow_all OR p.agent_id IS NOT NULL)
+                          -- What is said of this agent; where nothing is, of all.
+                          AND (o.mark IS NULL
+                               OR o.mark = rules_mark(coalesce(p.allows, i.allows), coalesce(p.asks, i.asks))))
             AND (o.version IS NULL
                  OR EXISTS (SELECT FROM credential_versions v WHERE v.integration_id = o.integration_id
                             AND v.version = o.version AND v.company_id = companies[c] AND v.state <> 'retired'))

@@ -2,12 +2,12 @@
 
 -- Integrations by id or name, for the agents that may use them now, each in the scope of the company that its caller was
 -- identified in; `n` says which is answered. For a run, the version that it is pinned to, also one that was cut; else the
--- current one. `tokens`: when the agent's token was made, where that is how it called.
+-- current one. `tokens`: when the agent's token was made, where that is how it called. `rules` tells the rules from others.
 CREATE FUNCTION integration_lookup(companies uuid[], agent_ids uuid[], run_ids uuid[], fences bigint[], tokens timestamptz[],
                                    ids uuid[], names text[])
     RETURNS TABLE (n int, id uuid, provider text, name text, destination text, status text, version int, secret_id uuid,
                    consent boolean, written_by bigint, refresh_problem text, is_ending boolean, allows text[], asks text[],
-                   per_minute int, is_pinned boolean, is_cut boolean)
+                   per_minute int, rules bytea, is_pinned boolean, is_cut boolean)
     LANGUAGE plpgsql AS $$
 BEGIN
     FOR k IN 1 .. cardinality(companies) LOOP
@@ -17,6 +17,7 @@ BEGIN
                    v.refresh_problem, version_is_ending(v),
                    -- What is said of this agent; where nothing is, of all.
                    coalesce(a.allows, i.allows), coalesce(a.asks, i.asks), coalesce(a.per_minute, i.per_minute),
+                   rules_mark(coalesce(a.allows, i.allows), coalesce(a.asks, i.asks)),
                    p.run_id IS NOT NULL, coalesce(p.cut_at IS NOT NULL, false) OR v.state = 'retired'
             FROM integrations i
             LEFT JOIN integration_agents a ON a.integration_id = i.id AND a.agent_id = agent_ids[k]
