@@ -130,6 +130,15 @@ def test_a_place_that_became_a_link_to_the_home_is_refused_when_it_is_to_be_show
         adapter.check(config)
 
 
+def test_what_is_found_at_a_readable_place_is_kept_nowhere_but_its_name(
+    adapter: ProcessAdapter, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+    assert adapter.check({"command": ["true"], "readable": [str(link)]})["readable"] == [str(link)]
+
+
 @pytest.mark.parametrize("variable", ["MASTER_KEY_PATH", "MASTER_KEY_SOURCE"])
 async def test_a_key_that_every_sandbox_could_read_means_that_there_is_none(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

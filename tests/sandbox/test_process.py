@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from company_agents.errors import Exit, Failed, Refused
 from company_agents.runs.adapters.process import ProcessAdapter
-from company_agents.runs.sandbox.sandbox import Sandbox
+from company_agents.runs.sandbox import keeper
+from company_agents.runs.sandbox.sandbox import Asked, Sandbox
 from company_agents.runs.sandbox.workspace import passing_workspace
 from company_agents.settings import Settings
 from tests.sandbox.conftest import (
@@ -169,6 +172,62 @@ async def test_a_program_is_in_the_sandbox_where_its_folder_is_readable(runner: 
     assert "Read-only" in written.of("error")
 
 
+@contextlib.contextmanager
+def replaced_place() -> Iterator[tuple[Path, Path, Path]]:
+    """A link to a folder, that, and another; each folder says in a file which it is."""
+    folder = Path(tempfile.mkdtemp(prefix="places-"))
+    try:
+        folder.chmod(0o755)
+        for name in ("one", "other"):
+            (folder / name).mkdir(mode=0o755)
+            (folder / name / "which").write_text(f"{name}\n")
+        (folder / "link").symlink_to(folder / "one")
+        yield folder / "link", folder / "one", folder / "other"
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_a_readable_link_shows_what_it_leads_to_under_its_own_name(runner: MakeRunner) -> None:
+    with replaced_place() as (link, _, other):
+        _, written = await runner("bubblewrap").run("/bin/cat", f"{link}/which", readable=[str(link)])
+        assert written.of() == "one\n"
+        _, written = await runner("bubblewrap").run("/bin/cat", f"{other}/which", readable=[str(link)])
+        assert "No such file" in written.of("error")
+
+
+async def test_a_readable_link_that_is_replaced_before_the_start_is_refused(runner: MakeRunner) -> None:
+    here = runner("bubblewrap")
+    sandbox = here.adapter.sandbox
+    with replaced_place() as (link, _, other):
+        shown = sandbox.places.check(str(link))
+        link.unlink()
+        link.symlink_to(other)
+        asked = Asked(("/bin/cat", f"{link}/which"), {}, here.folder, here.url, [shown])
+        with pytest.raises(Failed, match="was replaced while the run was being started"):
+            async with sandbox.started(await sandbox.way(), asked):
+                raise AssertionError("it was started")
+
+
+async def test_a_readable_link_that_is_replaced_while_the_sandbox_is_made_shows_what_was_looked_at(
+    runner: MakeRunner, settings: Settings
+) -> None:
+    with replaced_place() as (link, _, other):
+        # As late as can be: when bubblewrap is called.
+        late = link.parent / "bwrap"
+        late.write_text(
+            f'#!/bin/sh\n[ "$1" = --args ] && /bin/ln -sfn {other} {link}\nexec {shutil.which("bwrap")} "$@"\n'
+        )
+        late.chmod(0o755)
+        link.parent.chmod(0o777)
+        sandbox = Sandbox(settings.model_copy(update={"bubblewrap": late}))
+        here = replace(runner("bubblewrap"), adapter=ProcessAdapter(sandbox))
+        await sandbox.way()
+        link.unlink()
+        link.symlink_to(link.parent / "one")
+        _, written = await here.run("/bin/cat", f"{link}/which", readable=[str(link)])
+        assert (written.of(), link.readlink()) == ("one\n", other)
+
+
 @pytest.mark.parametrize("way", EVERY_WAY)
 async def test_any_output_becomes_text(way: str, runner: MakeRunner) -> None:
     code = r"""
@@ -217,6 +276,35 @@ print("goodbye", flush=True)
     with pytest.raises(asyncio.CancelledError):
         await running
     assert written.of("output") == "up\ngoodbye\n"
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["held", "by-number"])
+def test_a_number_that_is_somebody_elses_by_now_is_told_nothing(monkeypatch: pytest.MonkeyPatch, holds: bool) -> None:
+    if not holds:
+
+        def refused(*_: int) -> int:
+            raise OSError(errno.ENOSYS, "an old kernel")
+
+        monkeypatch.setattr(os, "pidfd_open", refused)
+    sleep = "import time; time.sleep(600)"
+    # Its parent has ended, so that it is below nobody here.
+    code = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)
+"""
+    stranger = int(subprocess.run([sys.executable, "-c", code, sleep], capture_output=True, check=True).stdout)
+    child = subprocess.Popen([sys.executable, "-c", sleep])
+    try:
+        born = Path(f"/proc/{stranger}/stat").read_text().split()[21]
+        for pid in (stranger, child.pid):
+            keeper.tell(pid, signal.SIGKILL)
+        assert child.wait(30) == -signal.SIGKILL
+        said = Path(f"/proc/{stranger}/stat").read_text().split()
+        assert (said[2] in "RS", said[21]) == (True, born)
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+        child.kill()
+        child.wait()
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)

@@ -17,7 +17,7 @@ from pathlib import Path
 from company_agents.errors import Failed
 from company_agents.runs.adapters.base import Work
 from company_agents.runs.adapters.process_config import ProcessConfig
-from company_agents.runs.sandbox.places import SYSTEM, Places
+from company_agents.runs.sandbox.places import SYSTEM, Places, Shown
 
 SERVER = "company_agents"
 """What our MCP server is called there; its tools begin with it."""
@@ -41,7 +41,7 @@ class Located:
     """A program: its path, what has to be readable for it, and folders of the search path that it needs."""
 
     program: Path
-    readable: list[Path]
+    readable: list[Shown]
     path: list[str]
 
 

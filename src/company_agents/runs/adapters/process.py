@@ -152,7 +152,7 @@ def _asked(config: ProcessConfig, way: Way, work: Work, sandbox: Sandbox) -> tup
         located = locate(name, config.program, sandbox.places, for_others=others)
         invocation = preset(config, inside, folder)
     else:
-        readable = [Path(path) for path in config.readable]
+        readable = [shown.place for shown in config.readable]
         located = Located(_program(config.command[0], way, work.workspace, readable), [], [])
         invocation = Invocation(config.command[1:], {})
     asks = any(PROMPT in argument for argument in invocation.arguments)
@@ -164,7 +164,7 @@ def _asked(config: ProcessConfig, way: Way, work: Work, sandbox: Sandbox) -> tup
         environment=_environment(config, inside, way, folder, located.path) | dict(invocation.environment),
         workspace=work.workspace,
         url=work.url,
-        readable=[*map(Path, config.readable), *located.readable],
+        readable=[*config.readable, *located.readable],
         open_network=config.network == "open",
         files=invocation.files,
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from company_agents.errors import WrongUsage
 from company_agents.runs.adapters.fields import Fields
-from company_agents.runs.sandbox.places import SYSTEM, Places
+from company_agents.runs.sandbox.places import SYSTEM, Places, Shown
 from company_agents.sensitive import harmless
 
 PROMPT = "{prompt}"
@@ -41,7 +41,7 @@ class ProcessConfig:
     arguments: list[str]
     environment: dict[str, str]
     network: Literal["orchestrator", "open"]
-    readable: list[str]
+    readable: list[Shown]
 
     @classmethod
     def read(cls, given: Mapping[str, Any], places: Places) -> Self:
@@ -62,7 +62,7 @@ class ProcessConfig:
             network="open"
             if fields.one_of("network", ("orchestrator", "open"), "orchestrator") == "open"
             else "orchestrator",
-            readable=[str(places.check(path)) for path in fields.texts("readable")],
+            readable=[places.check(path) for path in fields.texts("readable")],
         )
         fields.done()
         found._check()
@@ -95,7 +95,7 @@ class ProcessConfig:
 
     def stored(self) -> dict[str, Any]:
         """As it is kept."""
-        return asdict(self)
+        return asdict(self) | {"readable": [str(shown.place) for shown in self.readable]}
 
 
 class _Fields(Fields):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from company_agents.runs.sandbox.keeping import Bubblewrap
-from company_agents.runs.sandbox.places import CONFIGURATION, SYSTEM
+from company_agents.runs.sandbox.places import CONFIGURATION, SYSTEM, Shown
 
 # Where a run works, and where it finds this orchestrator, as seen from the inside.
 WORKSPACE = "/workspace"
@@ -52,7 +52,7 @@ def _said(path: Path, option: str) -> str:
 
 
 def sandbox(
-    program: Program, workspace: Path, uid: int, *, readable: Sequence[Path] = (), open_network: bool = False
+    program: Program, workspace: Path, uid: int, *, readable: Sequence[Shown] = (), open_network: bool = False
 ) -> Bubblewrap:
     """How to call it for a process of this user that works in this folder, and may read these places."""
     arguments = ["--unshare-all", "--unshare-user", *(["--share-net"] if open_network else [])]
@@ -62,8 +62,9 @@ def sandbox(
     arguments += [*_system(), "--proc", "/proc", "--dev", "/dev", *_memory(program, SHARED, "/dev/shm")]  # noqa: S108
     arguments += [*_memory(program, TEMPORARY, "/tmp"), "--dir", "/run", "--dir", "/home"]  # noqa: S108
     arguments += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108
-    for path in readable:
-        arguments += ["--ro-bind", str(path), str(path)]
+    for shown in readable:
+        # What was looked at, not what its name leads to by then.
+        arguments += ["--ro-bind", str(shown.found), str(shown.place)]
     arguments += ["--bind", str(workspace), WORKSPACE, "--chdir", WORKSPACE]
     # The root and /dev are in memory, and would hold what is written there without a limit.
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]

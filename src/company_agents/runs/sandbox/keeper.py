@@ -57,8 +57,7 @@ class Keeper:
     """The life of one process: `start`, `watch`, `clear`."""
 
     def __init__(self, control: socket.socket, plan: dict[str, Any]) -> None:
-        self.control = control
-        self.plan = plan
+        self.control, self.plan = control, plan
         self.uid: int | None = plan["uid"]
         self.main = 0
         self.first: int | None = None  # process 1 in the sandbox, by its number out here
@@ -76,8 +75,7 @@ class Keeper:
         """
         if not self.clear():  # what a keeper that was killed has left of this user
             raise NotStartedError("what ran as the same user before does not end")
-        bubblewrap = self.plan["bubblewrap"]
-        if bubblewrap is None:
+        if (bubblewrap := self.plan["bubblewrap"]) is None:
             self.main = self._spawn(self.plan["command"], self.plan["environment"], ())
             return
         (status_read, status_write), (block_read, block_write) = os.pipe(), os.pipe()
@@ -86,9 +84,7 @@ class Keeper:
         for place, text in bubblewrap["files"].items():
             files.append(in_memory(text.encode()))
             options += ["--ro-bind-data", str(files[-1]), place]
-        options += bubblewrap["arguments"]  # afterwards: the last of them close the root
-        for name, value in self.plan["environment"].items():
-            options += ["--setenv", name, value]
+        options += bubblewrap["arguments"]  # afterwards: some of them close the root
         if self.plan["filter"]:
             files.append(in_memory(base64.b64decode(self.plan["filter"])))
             options += ["--seccomp", str(files[-1])]
@@ -96,8 +92,8 @@ class Keeper:
         files.append(in_memory(b"".join(os.fsencode(option) + b"\0" for option in options)))
         # Options through a file: the environment, and with it the token, must not stand in the list of processes. And
         # nothing of it for bubblewrap itself, which runs out here: its loader would obey it.
-        command = [bubblewrap["program"], "--args", str(files[-1]), "--", *self.plan["command"]]
-        self.main = self._spawn(command, {}, files)
+        called = [bubblewrap["program"], "--args", str(files[-1]), "--"]
+        self.main = self._spawn([*called, *self.plan["command"]], {}, files)
         for file in files:
             os.close(file)
         self._set_up(block_write)
@@ -200,15 +196,10 @@ class Keeper:
                 deadline = time.monotonic()
                 if self.control.recv(1) == b"s":
                     deadline += self.plan["grace"]
-                    self._ask()
+                    for pid in descendants(os.getpid()) - ({self.main, self.first} if self.first else set()):
+                        tell(pid, signal.SIGTERM, signal.SIGCONT)
             if deadline is not None and time.monotonic() >= deadline:
                 return
-
-    def _ask(self) -> None:
-        for pid in descendants(os.getpid()) - ({self.main, self.first} if self.first else set()):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGTERM)
-                os.kill(pid, signal.SIGCONT)
 
     def _has_ended(self) -> bool:
         return not self._has_children() or self.status is not None
@@ -219,8 +210,7 @@ class Keeper:
         while time.monotonic() < until:
             if self.uid is None:
                 for pid in descendants(os.getpid()):
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
+                    tell(pid, signal.SIGKILL)
             else:
                 # All of this user's at once, which nothing can outrun by having children.
                 as_user(self.uid, lambda: os.kill(-1, signal.SIGKILL))
@@ -244,11 +234,9 @@ class Keeper:
     def ended(self) -> dict[str, Any]:
         """How it ended: `status`, or the number of a `signal`; and whether the program was ever `started`."""
         code = os.waitstatus_to_exitcode(self.status) if self.status is not None else -int(signal.SIGKILL)
-        started = True
-        if self.json is not None:
-            # bubblewrap says how the program ended, if it was one.
-            started = code < 0 or self.json.number("exit-code", time.monotonic() + 1) is not None
-        return {"status": max(code, 0), "signal": max(-code, 0), "started": started}
+        # bubblewrap says how the program ended, if it was one.
+        said = self.json is None or code < 0 or self.json.number("exit-code", time.monotonic() + 1) is not None
+        return {"status": max(code, 0), "signal": max(-code, 0), "started": said}
 
 
 class Lines:
@@ -261,15 +249,13 @@ class Lines:
     def number(self, name: str, until: float) -> int | None:
         """The first number of this name; None where there is none before the end, or until then."""
         while True:
+            left = max(until - time.monotonic(), 0)
             line, newline, rest = self._rest.partition(b"\n")
             if newline:
                 self._rest = rest
                 with contextlib.suppress(ValueError, KeyError):
                     return int(json.loads(line)[name])
-            elif select.select([self.file], [], [], max(until - time.monotonic(), 0))[0]:
-                said = os.read(self.file, 65536)
-                if not said:
-                    return None
+            elif select.select([self.file], [], [], left)[0] and (said := os.read(self.file, 65536)):
                 self._rest += said
             else:
                 return None
@@ -308,15 +294,29 @@ def as_user(uid: int | None, work: Callable[[], None]) -> int:
             number = error.errno or errno.EIO
         finally:
             os._exit(number)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def processes() -> Iterator[tuple[int, list[str]]]:
-    """Every process: its number, and what the kernel says of it, from its state on; see proc_pid_stat(5)."""
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+def processes(*only: int) -> Iterator[tuple[int, list[str]]]:
+    """Every process, or these: its number, and what the kernel says of it, from its state on; see proc_pid_stat(5)."""
+    for name in only or filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", errors="replace") as file:
             yield int(name), file.read().rpartition(")")[2].split()
+
+
+def tell(pid: int, *numbers: int) -> None:
+    """Send signals to a process that was seen below this one, and to no other that has its number by now."""
+    held = -1
+    with contextlib.suppress(AttributeError, OSError):  # before Linux 5.3 the number alone has to do
+        held = os.pidfd_open(pid)
+    with contextlib.suppress(OSError, StopIteration):
+        above = pid
+        while above not in (0, os.getpid()):
+            above = int(next(processes(above))[1][1])
+        for number in numbers if above else ():
+            os.kill(pid, number) if held < 0 else signal.pidfd_send_signal(held, number)
+    if held >= 0:
+        os.close(held)
 
 
 def descendants(root: int) -> set[int]:

@@ -73,7 +73,7 @@ class Plan:
                 "bubblewrap": inner
                 and {
                     "program": str(inner.program),
-                    "arguments": list(inner.arguments),
+                    "arguments": [*inner.arguments, *_variables(self.environment)],
                     "files": dict(inner.files),
                 },
                 "uid": self.uid,
@@ -83,6 +83,10 @@ class Plan:
             }
         ).encode()
         return struct.pack(">I", len(text)) + text
+
+
+def _variables(environment: Mapping[str, str]) -> list[str]:
+    return [word for name, value in environment.items() for word in ("--setenv", name, value)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from company_agents.db.host import SYSTEM_FOLDER
-from company_agents.errors import WrongUsage
+from company_agents.errors import Failed, WrongUsage
 from company_agents.runs.sandbox.workspace import workspaces_folder
 from company_agents.settings import Settings
 
@@ -56,6 +56,25 @@ _PRIVATE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A place that a sandbox shows under the name that it was given, and what was found there when it was looked at."""
+
+    place: Path
+    found: Path
+
+    def still(self) -> Shown:
+        """
+        The same, where the same is found there.
+
+        Raises:
+            Failed: what was looked at is somewhere else by now.
+        """
+        if _resolved(self.place) != self.found:
+            raise Failed(f"{self.place} was replaced while the run was being started", hint="start it again")
+        return self
+
+
 @dataclass(frozen=True)
 class Places:
     """What this instance has to hide on this machine."""
@@ -74,9 +93,9 @@ class Places:
         seen = [_resolved(Path(place)) for place in SYSTEM] + [Path("/etc") / name for name in CONFIGURATION]
         return next((path for path in self.hidden if any(path.is_relative_to(place) for place in seen)), None)
 
-    def check(self, text: str) -> Path:
+    def check(self, text: str) -> Shown:
         """
-        A path that somebody wants to be readable in a sandbox.
+        A path that somebody wants to be readable in a sandbox, and what is there now.
 
         Raises:
             WrongUsage: it may not be; the sentence says which and why.
@@ -84,13 +103,15 @@ class Places:
         path = Path(text)
         if not path.is_absolute() or ".." in path.parts or not text.isprintable():
             raise WrongUsage("a readable path is absolute, and has no .. in it")
+        found = path
         try:
-            why = self._why_not(path) or self._why_not(_resolved(path))
+            found = _resolved(path)
+            why = self._why_not(path) or self._why_not(found)
         except OSError:
             why = "it cannot be looked at"
         if why:
             raise WrongUsage(f"{path} may not be readable: {why}", hint="give a folder with nothing else in it")
-        return path
+        return Shown(path, found)
 
     def _why_not(self, path: Path) -> str:
         if str(path) in _SHARED + _SHARED_TOO or path == _resolved(Path.home()) or path.parent == Path("/home"):

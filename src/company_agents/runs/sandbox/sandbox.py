@@ -28,7 +28,7 @@ from company_agents.runs.sandbox.bubblewrap import PORT, WORKSPACE, Program, loo
 from company_agents.runs.sandbox.door import address_of, door
 from company_agents.runs.sandbox.filter import seccomp_filter
 from company_agents.runs.sandbox.keeping import GRACE, Kept, Plan, kept
-from company_agents.runs.sandbox.places import Places
+from company_agents.runs.sandbox.places import Places, Shown
 from company_agents.runs.sandbox.users import USUAL, RunUsers, read_users
 from company_agents.runs.sandbox.workspace import passing_workspace
 from company_agents.settings import Settings
@@ -81,7 +81,7 @@ class Asked:
     environment: Mapping[str, str] = field(repr=False)
     workspace: Path
     url: str
-    readable: Sequence[Path] = ()
+    readable: Sequence[Shown] = ()
     open_network: bool = False
     # Files for its workspace, by their names.
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -189,7 +189,7 @@ class Sandbox:
                 way.program,
                 asked.workspace,
                 os.geteuid() if uid is None else uid,
-                readable=asked.readable,
+                readable=[shown.still() for shown in asked.readable],
                 open_network=asked.open_network,
             )
         )
