@@ -23,6 +23,9 @@ from company_agents.sensitive import Sensitive
 # Whatever the client libraries of key sources say below a warning: botocore's debug lines hold bodies, and keys.
 _KEY_SOURCES = ("boto3", "botocore", "azure", "msal", "google", "grpc", "hvac", "requests", "urllib3")
 
+# A reply that breaks off is left without an end on purpose, and said in a line of our own; this is the server's for each.
+_SAID_ALREADY = ("uvicorn.error", "ASGI callable returned without completing response.")
+
 MOST_BYTES = 10 * 1024 * 1024
 KEPT_FILES = 5
 
@@ -129,6 +132,10 @@ def _first_line_of_asyncio(_logger: Any, _name: str, event: MutableMapping[str, 
     return event
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return (record.name, record.msg) != _SAID_ALREADY
+
+
 def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> None:
     """
     Send all records to `orchestrator.log` in the folder, in bounded size, and warnings to standard error as well.
@@ -157,6 +164,7 @@ def start_logging(redactor: Redactor, *, folder: Path | None, level: str) -> Non
     # A line per request of ours is enough, and a client library's debug line may hold a header, or a whole body.
     for name in ("uvicorn.access", "aiohttp", "mcp", "asyncio", "psycopg", "httpx2", "httpcore2", *_KEY_SOURCES):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(_SAID_ALREADY[0]).addFilter(_is_news)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

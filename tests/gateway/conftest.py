@@ -23,6 +23,9 @@ from company_agents.integrations.integrations import Integration
 from company_agents.sensitive import Sensitive
 from tests.conftest import Tenant
 from tests.gateway.standins import Service, service
+from tests.unit.test_logs import lines, redactor
+
+__all__ = ["lines", "redactor"]
 
 SECRET = "a-credential-that-stays-here-1"
 BEARER = ("Authorization", f"Bearer {SECRET}")

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import gzip
 import json
+import logging
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -314,6 +315,25 @@ async def test_a_reply_that_breaks_off_is_never_ended_cleanly(app: App, here: He
             assert (status, headers["company-agents-error"]) == (503, "unavailable")
     ended = await last_use(app, here)
     assert (ended["result"], ended["error"]) == ("failed", "unavailable")
+
+
+async def test_a_reply_that_breaks_off_is_one_line_in_the_log_and_that_is_ours(
+    app: App, here: Here, lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    here.service.on("GET", "/x", in_chunks)
+    async with begun(here, "GET", "/x") as connection:
+        assert (await connection.head())[0] == 200
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            while await connection.chunk():
+                pass
+    await last_use(app, here)
+    logging.getLogger("uvicorn.error").error("ASGI callable returned without starting response.")
+    said = [(line["logger"], line["event"]) for line in lines() if line["level"] in ("warning", "error")]
+    assert said == [
+        ("company_agents.gateway", "a reply broke off"),
+        # Of its other lines none is left away.
+        ("uvicorn.error", "ASGI callable returned without starting response."),
+    ]
 
 
 async def test_a_provider_that_hangs_up_without_an_answer_is_a_failure(here: Here) -> None:
