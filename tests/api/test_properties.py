@@ -320,6 +320,20 @@ async def test_a_key_that_looks_like_code_creates_once_like_any_other(scene: Sce
         assert first.json()["id"] == second.json()["id"] and second.headers["idempotency-replayed"] == "true"
 
 
+# — what is taken away —
+
+
+async def test_null_takes_a_task_from_its_agent_and_what_is_not_said_leaves_it(scene: Scene, ask: Ask) -> None:
+    root, token = f"/v1/companies/{scene.mine.ids['cid']}/tasks", scene.tokens["ann"]
+    ann = scene.mine.ids["agent_id"]
+    task = (await ask(token, "POST", root, {"title": "a task", "assignee": ann})).json()
+    for change, assignee in (({"status": "done"}, ann), ({"assignee": None}, None), ({"assignee": ann}, ann)):
+        answer = await ask(token, "PATCH", f"{root}/{task['id']}", change)
+        assert (answer.status_code, answer.json()["assignee"]) == (200, assignee)
+    for name in ("title", "description", "status"):
+        assert (await ask(token, "PATCH", f"{root}/{task['id']}", {name: None})).status_code == 422
+
+
 # — bodies and pages, as docs/api.md has them —
 
 

@@ -73,7 +73,7 @@ async def test_a_task_is_created_edited_moved_assigned_and_spoken_about_without_
         assert moved.headers["location"] == f"{home}/tasks?done=task-moved"
         assert (await browser.post(f"{task}/move", data={"status": "lost"})).status_code == 422
         assert (await browser.post(f"{task}/assign", data={"assignee": str(here.agent.agent_id())})).status_code == 303
-        assert (await browser.post(f"{task}/assign", data={"assignee": ""})).status_code == 422
+        assert (await browser.post(f"{task}/assign", data={})).status_code == 422
         assert (await browser.post(f"{task}/comment", data={"text": "not on Sundays"})).status_code == 303
         page = await browser.get(task)
         board = await browser.get(f"{home}/tasks")
@@ -89,6 +89,20 @@ async def test_a_task_is_created_edited_moved_assigned_and_spoken_about_without_
     ):
         assert part in said
     assert re.search(r"Blocked 1 .*water all plants.*ann.*1 .*Done 0", text_of(board.text))
+
+
+async def test_a_task_is_given_to_nobody_by_the_choice_that_says_so(app: App, somebody: Person, tenant: Any) -> None:
+    here = await tenant()
+    task = await app.tasks.create(here.local, "water the plants", assignee=here.agent.agent_id())
+    page = f"/companies/{here.company.id}/tasks/{task.id}"
+    async with somebody.client() as browser:
+        assert "selected>ann" in (await browser.get(page)).text
+        done = await browser.post(f"{page}/assign", data={"assignee": ""})
+        assert done.headers["location"] == f"{page}?done=task-unassigned"
+        after = await browser.get(done.headers["location"])
+    assert "Nobody has it now. Runs that were started for it go on." in text_of(after.text)
+    assert "selected>ann" not in after.text
+    assert (await app.tasks.get(here.local, task.id)).assignee is None
 
 
 async def test_it_is_said_before_an_assignment_that_it_starts_a_run(app: App, somebody: Person, tenant: Any) -> None:

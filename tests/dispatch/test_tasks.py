@@ -14,6 +14,7 @@ from company_agents.identity.principal import Caller
 from company_agents.runs import starting
 from company_agents.runs.adapters.base import Outcome, Output, Work
 from company_agents.runs.model import Run
+from company_agents.work.tasks import Nobody
 from tests.dispatch.conftest import Desk, MakeDesk, Orchestrate, Scripted
 from tests.promises.evidence import recorded, sql
 
@@ -62,6 +63,47 @@ async def test_many_who_assign_one_task_at_once_start_one_run(desk: MakeDesk) ->
     here = await desk()
     task = await here.app.tasks.create(here.local, "Count the stars")
     await asyncio.gather(*(here.app.tasks.update(here.local, task.id, assignee=here.agent) for _ in range(8)))
+    assert len(await runs_of(here, task.id)) == 1
+
+
+@pytest.mark.parametrize("to", ["nobody", "another"])
+async def test_a_task_that_its_agent_has_no_longer_leaves_the_runs_alone_that_it_has_started(
+    desk: MakeDesk, orchestrator: Orchestrate, to: str
+) -> None:
+    here, done = await desk(), asyncio.Event()
+    bob = (await colleague(here)).agent_id()
+    now = None if to == "nobody" else bob
+    which: UUID | Nobody = now or "nobody"
+    waiting = await here.app.tasks.create(here.local, "Count the stars", assignee=here.agent)
+    under_way = await here.app.tasks.create(here.local, "Count the moons", assignee=here.agent)
+
+    async def wait(work: Work, output: Output) -> Outcome:
+        await done.wait()
+        return Outcome("finished")
+
+    [queued], [running] = [await runs_of(here, task.id) for task in (waiting, under_way)]
+    # Of one that is still queued.
+    assert (await here.app.tasks.update(here.local, waiting.id, assignee=which)).assignee == now
+    assert [run.state for run in await runs_of(here, waiting.id)] == ["queued"]
+    there = await orchestrator(adapter=Scripted(does=wait))
+    await there.begins(running.id)
+    # And of one that is under way.
+    assert (await here.app.tasks.update(here.local, under_way.id, assignee=which)).assignee == now
+    assert "Count the stars" in (await there.begins(queued.id)).prompt
+    done.set()
+    for run in (queued, running):
+        await here.becomes(run.id, "finished")
+    # Nothing was started for whoever has it now.
+    assert [len(await runs_of(here, task.id)) for task in (waiting, under_way)] == [1, 1]
+
+
+async def test_what_else_is_changed_of_a_task_leaves_it_to_its_agent(desk: MakeDesk) -> None:
+    here = await desk()
+    task = await here.app.tasks.create(here.local, "Count the stars", assignee=here.agent)
+    assert (await here.app.tasks.update(here.local, task.id, title="Count the moons")).assignee == here.agent
+    assert (await here.app.tasks.update(here.local, task.id, assignee="nobody")).assignee is None
+    # Assigned again, and its run of before is still there.
+    await here.app.tasks.update(here.local, task.id, assignee=here.agent)
     assert len(await runs_of(here, task.id)) == 1
 
 

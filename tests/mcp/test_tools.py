@@ -71,6 +71,9 @@ async def test_a_task_is_created_listed_changed_and_commented(door: Served, tena
         assert (await use(client, "task_list", status="done"))["items"] == []
         done = await use(client, "task_update", id=task["id"], status="done")
         assert (done["status"], done["title"], done["description"]) == ("done", task["title"], task["description"])
+        assert done["assignee"] == me
+        assert (await use(client, "task_update", id=task["id"], assignee="nobody"))["assignee"] is None
+        assert (await use(client, "task_update", id=task["id"], assignee="me"))["assignee"] == me
         comment = await use(client, "task_comment", id=task["id"], text="the cactus too")
         assert comment["author"] == f"agent:{me}"
         assert (await use(client, "task_get", id=task["id"]))["comments"] == [comment]
@@ -126,6 +129,7 @@ async def test_an_agent_lists_what_it_may_use_and_not_who_else_may(
         ("task_get", {"id": "1-2-3"}, "id is no well-formed id"),
         ("task_create", {"title": ""}, "a title has 1 to 200 characters"),
         ("task_update", {"id": "x"}, "id is no well-formed id"),
+        ("task_create", {"title": "x", "assignee": "nobody"}, "assignee is no well-formed id nor `me`"),
         ("task_comment", {"id": "x", "text": "y"}, "id is no well-formed id"),
         ("task_comment", {"id": str(uuid.uuid4()), "text": ""}, "a comment has 1 to 50000 characters"),
         ("integration_list", {"limit": "many"}, "the argument limit should be a valid integer"),

@@ -269,11 +269,11 @@ class NewTask(In):
 class TaskChange(In):
     """What is to change; the rest stays."""
 
-    # No nulls: that something is taken away cannot be said, so it must not look as if it could.
+    # No other nulls: that something is taken away cannot be said of it, so it must not look as if it could.
     title: str = Field(default_factory=str, min_length=1, max_length=MOST_TITLE)
     description: str = Field(default_factory=str, max_length=MOST_TEXT)
     status: Status = Field(default_factory=str)
-    assignee: Id = Field(default_factory=lambda: UUID(int=0), description="an agent")
+    assignee: Id | None = Field(None, description="an agent; null: nobody")
 
 
 class NewComment(In):

@@ -55,6 +55,7 @@ NOTICES = {
     "task-saved": "Saved.",
     "task-moved": "Moved.",
     "task-assigned": "Assigned.",
+    "task-unassigned": "Nobody has it now. Runs that were started for it go on.",
     "commented": "Said.",
     "confirmed": "Thank you. You can go on for ten minutes.",
 }

@@ -91,7 +91,9 @@ class TaskUpdate(Arguments):
     title: str | None = Field(default=None, description="A new title; at most 200 characters.")
     description: str | None = Field(default=None, description="A new description; at most 50000 characters.")
     status: Status | None = Field(default=None, description="A new status.")
-    assignee: Assignee | None = Field(default=None, description="Who is to do it now: an agent's id, or me.")
+    assignee: Assignee | Literal["nobody"] | None = Field(
+        default=None, description="Who is to do it now: an agent's id, me, or nobody."
+    )
 
 
 class TaskComment(Arguments):

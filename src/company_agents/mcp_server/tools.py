@@ -196,7 +196,7 @@ async def _task_update(app: App, caller: Caller, given: takes.TaskUpdate) -> Tas
         title=given.title,
         description=given.description,
         status=given.status,
-        assignee=_agent(caller, given.assignee),
+        assignee="nobody" if given.assignee == "nobody" else _agent(caller, given.assignee),
     )
 
 

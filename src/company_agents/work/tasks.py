@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from company_agents.companies.scope import CompanyScope
@@ -18,6 +18,8 @@ from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 
 STATUSES = ("open", "in_progress", "blocked", "done", "cancelled")
+# In place of an agent: the task is anybody's.
+Nobody = Literal["nobody"]
 MOST_TITLE = 200
 MOST_TEXT = 50_000
 
@@ -114,10 +116,10 @@ class Tasks:
         title: str | None = None,
         description: str | None = None,
         status: str | None = None,
-        assignee: UUID | None = None,
+        assignee: UUID | Nobody | None = None,
     ) -> Task:
         """
-        Change what is given; the rest stays.
+        Change what is given; the rest stays. Runs that were started for it go on, whoever it is assigned to now.
 
         Raises:
             NotFound: no such task, or no such agent to assign it to.
@@ -128,18 +130,20 @@ class Tasks:
         _check_texts("x" if title is None else title, description or "")
         async with caller.scope.transaction() as tx:
             await still_holds(tx, caller)
-            await _check_assignee(tx, assignee)
+            agent = None if assignee == "nobody" else assignee
+            await _check_assignee(tx, agent)
             changed = await tx.run(
                 "task_update",
                 id=task_id,
                 title=title.strip() if title else None,
                 description=description,
                 status=status,
-                assignee=assignee,
+                assignee=agent,
+                nobody=assignee == "nobody",
             )
             if not changed:
                 raise _unknown_task()
-            await self._tell(tx, caller, task_id, assignee)
+            await self._tell(tx, caller, task_id, agent)
         return await _task(caller.scope, task_id)
 
     async def _tell(self, tx: Any, caller: Caller, task_id: UUID, assignee: UUID | None) -> None:

@@ -56,7 +56,10 @@ async def get_task(parts: Parts, caller: InCompany, task_id: Id) -> Task:
     summary="Change what is given; the rest stays",
 )
 async def change_task(parts: Parts, caller: InCompany, task_id: Id, body: TaskChange) -> Task:
-    return await parts.tasks.update(caller, task_id, **body.model_dump(exclude_unset=True))
+    changes = body.model_dump(exclude_unset=True)
+    if "assignee" in changes and body.assignee is None:
+        changes["assignee"] = "nobody"
+    return await parts.tasks.update(caller, task_id, **changes)
 
 
 @router.get(

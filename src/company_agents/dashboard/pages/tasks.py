@@ -165,18 +165,18 @@ async def act_move(visit: Visit) -> Response:
 
 
 async def act_assign(visit: Visit) -> Response:
-    """Give it to an agent."""
+    """Give it to an agent, or take it from the one that has it."""
     form = await visit.form()
     try:
         with form.at("assignee"):
-            assignee = _agent_of(form)
-            if assignee is None:
+            if not form.has("assignee"):
                 raise WrongUsage("choose who is to do it")
-            task = await visit.app.tasks.update(visit.caller, visit.id("task"), assignee=assignee)
+            assignee = _agent_of(form)
+            task = await visit.app.tasks.update(visit.caller, visit.id("task"), assignee=assignee or "nobody")
     except CompanyAgentsError as error:
         form.error = error
         return await _thread_page(visit, form)
-    return go(_path(visit, task.id), done="task-assigned")
+    return go(_path(visit, task.id), done="task-assigned" if assignee else "task-unassigned")
 
 
 async def act_comment(visit: Visit) -> Response:

@@ -47,7 +47,8 @@ ORDER BY created_at, id LIMIT %(limit)s;
 
 -- name: task_update
 UPDATE tasks SET title = coalesce(%(title)s, title), description = coalesce(%(description)s, description),
-    status = coalesce(%(status)s, status), assignee = coalesce(%(assignee)s, assignee), updated_at = now()
+    status = coalesce(%(status)s, status), updated_at = now(),
+    assignee = CASE WHEN %(nobody)s THEN NULL ELSE coalesce(%(assignee)s, assignee) END
 WHERE id = %(id)s;
 
 -- name: comment_insert
