@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from company_agents.app import App, open_app
 from company_agents.identity.directory import Company
@@ -22,6 +23,14 @@ from company_agents.identity.principal import Caller, Principal, Via
 from company_agents.settings import Settings, read_settings
 
 LOCAL = Principal(Kind.LOCAL, "tester", Via.CLI)
+
+# Without this a logged exception comes with every local variable of its frames, drawn: minutes, with an instance in them.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @dataclass(frozen=True)

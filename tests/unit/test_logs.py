@@ -42,6 +42,7 @@ def lines(redactor: Redactor, tmp_path: Path) -> Iterator[Lines]:
     levels = {
         name: logger.level for name, logger in root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
     }
+    configured = structlog.get_config()
     start_logging(redactor, folder=tmp_path / "logs", level="debug")
 
     def read() -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def lines(redactor: Redactor, tmp_path: Path) -> Iterator[Lines]:
     logging.raiseExceptions = strict
     for name, before in levels.items():
         logging.getLogger(name).setLevel(before)
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 @pytest.mark.parametrize(
