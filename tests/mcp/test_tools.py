@@ -129,6 +129,11 @@ async def test_an_agent_lists_what_it_may_use_and_not_who_else_may(
         ("task_get", {"id": "1-2-3"}, "id is no well-formed id"),
         ("task_create", {"title": ""}, "a title has 1 to 200 characters"),
         ("task_update", {"id": "x"}, "id is no well-formed id"),
+        (
+            "task_update",
+            {"id": str(uuid.uuid4()), "assignee": "bob"},
+            "assignee is no well-formed id nor `me` nor `nobody`",
+        ),
         ("task_create", {"title": "x", "assignee": "nobody"}, "assignee is no well-formed id nor `me`"),
         ("task_comment", {"id": "x", "text": "y"}, "id is no well-formed id"),
         ("task_comment", {"id": str(uuid.uuid4()), "text": ""}, "a comment has 1 to 50000 characters"),

@@ -162,14 +162,19 @@ def read(model: type[Arguments], given: dict[str, Any]) -> Arguments:
 def _misfit(model: type[Arguments], error: ValidationError) -> WrongUsage:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     name = str(found[0]["loc"][0]) if found[0]["loc"] else "arguments"
-    kinds = {entry["type"] for entry in found if entry["loc"][:1] == (name,)}
+    of_it = [entry for entry in found if entry["loc"][:1] == (name,)]
+    kinds = {entry["type"] for entry in of_it}
     hint = f"it takes {', '.join(model.model_fields)}" if model.model_fields else "it takes no arguments"
     if "missing" in kinds:
         return WrongUsage(f"the argument {name} is missing", hint=hint)
     if "extra_forbidden" in kinds:
         return WrongUsage(f"there is no argument {harmless(name)}", hint=hint)
     if kinds & {"uuid_parsing", "uuid_type"}:
-        me = " nor `me`" if "literal_error" in kinds else ""
-        return WrongUsage(f"{name} is no well-formed id{me}", hint="take it from a list or a search")
+        # Words that may stand in place of one, as «Input should be 'me'» names them.
+        words = [entry["msg"].split("'")[1] for entry in of_it if entry["type"] == "literal_error"]
+        return WrongUsage(
+            f"{name} is no well-formed id{''.join(f' nor `{word}`' for word in words)}",
+            hint="take it from a list or a search",
+        )
     said = found[0]["msg"].removeprefix("Input ")
     return WrongUsage(f"the argument {name} {said}", hint=hint)
