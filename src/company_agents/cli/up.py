@@ -43,7 +43,7 @@ def register(cli: typer.Typer) -> None:
 
         with hold_home(settings.home), _bound(settings) as listening:
             # Here, because the doors are heavy, and no other command needs them.
-            with _kept():
+            with imported_for_good():
                 from company_agents.cli.server import serve
 
             settings = settings.model_copy(update={"port": listening.getsockname()[1]})
@@ -56,7 +56,7 @@ def register(cli: typer.Typer) -> None:
 
 
 @contextlib.contextmanager
-def _kept() -> Iterator[None]:
+def imported_for_good() -> Iterator[None]:
     """What is imported stays for good: to search it for garbage, now or ever, is time lost."""
     gc.disable()
     try:
