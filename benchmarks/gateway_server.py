@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from benchmarks.instance import LOCAL
 from benchmarks.provider import TOKEN
 from company_agents.cli.up import imported_for_good
@@ -71,4 +69,4 @@ async def _end() -> None:
 
 if __name__ == "__main__":
     home, listening, *upstream = sys.argv[1:]
-    uvloop.run(run(Path(home), socket.socket(fileno=int(listening)), *upstream))
+    asyncio.run(run(Path(home), socket.socket(fileno=int(listening)), *upstream))
