@@ -68,9 +68,9 @@ class AsRead:
         """Take more; return what is safe to release."""
         return self._search(self._held + chunk, final=False) if chunk else b""
 
-    def finish(self) -> bytes:
-        """The stream has ended: return the rest."""
-        return self._search(self._held, final=True)
+    def finish(self, last: bytes) -> bytes:
+        """The stream has ended, with this: return the rest."""
+        return self._search(self._held + last, final=True)
 
     def _search(self, text: bytes, *, final: bool) -> bytes:
         whole = text if final else text[: unfinished(text)]

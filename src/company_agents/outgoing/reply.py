@@ -96,19 +96,25 @@ class StreamedReply:
             Unavailable: it broke off.
         """
         taken = given = 0
+        last = b""
         async for data in self._raw():
             taken += len(data)
             self._check_size(taken)
             for piece in self._decoded(data):
                 given += len(piece)
                 self._check_size(given)
-                if safe := self._searcher.feed(piece):
+                if not last and len(piece) < decoding.PIECE and self._response.content.at_eof():
+                    # As a rule this is the end: with that it is searched once, and not as what more may follow.
+                    last = piece
+                    continue
+                if safe := self._searcher.feed(last + piece):
                     yield safe
+                last = b""
                 if len(piece) == decoding.PIECE:
                     # There is more of the same: others have their turn in between.
                     await asyncio.sleep(0)
         self._check_complete()
-        if rest := self._searcher.finish():
+        if rest := self._searcher.finish(last):
             yield rest
 
     async def _raw(self) -> AsyncIterator[bytes]:

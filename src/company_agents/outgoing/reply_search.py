@@ -226,16 +226,16 @@ class Searcher:
         """Take more; return what is safe to release."""
         return self._read.feed(self._written.feed(chunk))
 
-    def finish(self) -> bytes:
-        """The stream has ended: return the rest."""
-        return self._read.feed(self._written.finish()) + self._read.finish()
+    def finish(self, last: bytes = b"") -> bytes:
+        """The stream has ended, with this: return the rest."""
+        return self._read.finish(self._written.finish(last))
 
     def scrub(self, text: bytes) -> bytes:
         """A whole text, apart from the stream; its hits are counted with the others."""
         if not self._patterns.may_be_in(text):
             return text
         other = Searcher(self._patterns)
-        clean = other.feed(text) + other.finish()
+        clean = other.finish(text)
         self._apart += other.hits
         return clean
 
@@ -251,8 +251,8 @@ class _AsWritten:
     def feed(self, chunk: bytes) -> bytes:
         return self._search(self._held + chunk, final=False)
 
-    def finish(self) -> bytes:
-        return self._search(self._held, final=True)
+    def finish(self, last: bytes) -> bytes:
+        return self._search(self._held + last, final=True)
 
     def _search(self, text: bytes, *, final: bool) -> bytes:
         spans, undecided = self._forms.search(text, final=final)
