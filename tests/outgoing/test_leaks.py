@@ -184,6 +184,18 @@ async def test_no_echo_comes_back_wherever_it_is_cut(
     assert leaks(whole.pop()) == []
 
 
+@pytest.mark.parametrize("after", [b" and so on", b" and so on" * 10_000], ids=["short", "long"])
+async def test_no_echo_in_the_parts_of_a_reply_that_is_here_whole_comes_back(outgoing: Outgoing, after: bytes) -> None:
+    token = TOKEN.encode()
+    for place in range(1, len(token)):
+        parts = (b"it is ", token[:place], token[place:] + after, b"the end")
+        body = b"".join(gzip.compress(part, mtime=0) for part in parts)
+        async with serve(reply(body, content_encoding="gzip")) as server:
+            out, found = await answer(outgoing, server)
+        assert out == b"it is " + REMOVED + after + b"the end"
+        assert found.removed == 1
+
+
 # — outside of the body —
 
 
