@@ -220,6 +220,7 @@ async def _memory(ours: Way) -> Figure:
     each = (_resident(ours) - before) / OPEN
     for writer in held:
         writer.close()
+    await asyncio.gather(*(writer.wait_closed() for writer in held), return_exceptions=True)
     return Figure(f"memory of an open stream, {OPEN} of them", each, each, each, "KB", 150)
 
 
