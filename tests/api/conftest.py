@@ -36,7 +36,7 @@ async def serving(application: Any) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     # As uvloop has it: otherwise a body waits 40 ms for the acknowledgement of its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None, lifespan="off", access_log=False))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

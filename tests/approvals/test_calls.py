@@ -150,7 +150,8 @@ async def test_calls_are_counted_over_all_orchestrators_and_those_that_are_refus
     assert (error.value.http_status, error.value.retry_after) == (429, 60)
     assert "10 times a minute" in error.value.sentence
     assert await one(other) == "too_many"
-    # Each orchestrator says it once.
+    # Each orchestrator says it once, and writes it within a moment.
+    await other.audit.append(here.tenant.company.id, "test.looked")
     events = await recorded(here.app, here.tenant.company.id, "integration.refused", reason="too_many")
     assert len(events) == 2
     await counted(here, "UPDATE call_counts SET minute = now() - interval '1 minute'")

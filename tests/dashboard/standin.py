@@ -34,7 +34,7 @@ async def served(app: Any) -> AsyncIterator[str]:
     """Serve an ASGI application on a free port of this machine; its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             while not server.started:
