@@ -208,6 +208,10 @@ async def stopped(there: Orchestrator, run_id: UUID) -> bool:
     return run_id in there.adapter.stopped
 
 
+async def nothing_runs(there: Orchestrator) -> bool:
+    return there.dispatcher.running == 0
+
+
 async def test_under_a_seal_nothing_is_executed_and_after_it_the_work_goes_on(
     app: App, desk: MakeDesk, orchestrator: Orchestrate
 ) -> None:
@@ -222,6 +226,7 @@ async def test_under_a_seal_nothing_is_executed_and_after_it_the_work_goes_on(
         await app.panic.seal("local:tester")
         await until(lambda: stopped(there, run.id), "it goes on under a seal")
         await until(lambda: stopped(there, waiting.id), "it goes on under a seal")
+        await until(lambda: nothing_runs(there), "it holds on to what it has stopped")
         await there.dispatcher.deliver(run.company_id, run.id)
         assert there.dispatcher.running == 0
     finally:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -309,6 +310,8 @@ def account() -> Iterator[Account]:
         mock.patch("moto.core.responses.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0),
     ):
         yield Account(url, Sensitive(f"{key['AccessKeyId']}:{key['SecretAccessKey']}"))
+    # What it keeps is this process's, whichever server: the next would find the user, and the buckets.
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
     server.stop()
 
 
