@@ -27,7 +27,7 @@ up: ## install what is needed and start: dashboard, API and MCP on port 3101
 # Where Chromium cannot be had, its tests say that they were left out; CI does not let that pass.
 test: venv ## run all tests
 	@found=$$(scripts/test-packages) || [ -z "$$CI" ] || exit 1; eval "$$found"; \
-		exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+		exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Every kind of key source, and each moment: an hour and more.
 test-faults: venv ## kill every command that changes keys before and after each of its effects

@@ -33,23 +33,6 @@ structlog.configure(
 )
 
 
-# The files that take longest, first: a process that is left with one of them at the end keeps the others waiting.
-LONGEST = (
-    *("faults/test_every_effect.py", "cli/test_transcripts.py", "api/test_properties.py", "promises/test_canary.py"),
-    *("outbox/test_killed.py", "cli/test_up.py", "outbox/test_net_sinks.py", "flows/test_command_line.py"),
-    *("dispatch/test_killed.py", "faults/test_whole_processes.py", "promises/test_guessing.py"),
-    *("dashboard/test_browser.py", "outbox/test_file_sink.py", "online/test_rotation_under_load.py"),
-    *("database/test_own_server.py", "dashboard/test_oauth_browser.py", "refresh/test_two_replicas.py"),
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others as they were."""
-    tests = Path(__file__).parent
-    place = {tests / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
-
-
 @dataclass(frozen=True)
 class Tenant:
     """A company of a test: the operator's view of it, and one agent with its token."""
