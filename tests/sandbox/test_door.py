@@ -56,7 +56,11 @@ print(found[:64].decode(), hashlib.sha256(found[64:]).hexdigest())
     assert written.of() == f"{digest} {digest}\n"
 
 
-async def test_more_connections_than_one_run_may_have_are_closed_and_come_back(runner: MakeRunner) -> None:
+async def test_more_connections_than_one_run_may_have_are_closed_and_come_back(
+    runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many as `up` gives itself, also where this user begins with fewer.
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (20_000, 20_000))
     there: set[asyncio.StreamWriter] = set()
     most = 0
 
