@@ -41,7 +41,9 @@ class Workspaces:
                 make_passable(self.root)
                 self._make_own()
                 return
-        raise MayNotStart(f"no workspaces can be made in {self.root}", hint="look into what lies there, or who removes it")
+        raise MayNotStart(
+            f"no workspaces can be made in {self.root}", hint="look into what lies there, or who removes it"
+        )
 
     def _make_own(self) -> None:
         # Short: a socket in it has a path of at most 107 bytes.
