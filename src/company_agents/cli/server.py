@@ -69,7 +69,6 @@ async def serve(settings: Settings, listening: socket.socket, when_ready: Callab
         server = _Server(
             uvicorn.Config(
                 front,
-                loop="uvloop",
                 http=Connection,
                 ws=Socket,
                 ws_max_size=settings.message_limit,
