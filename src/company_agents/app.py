@@ -7,14 +7,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from uuid import UUID
 
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
 from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
-from company_agents.db.database import Database
 from company_agents.db.embedded import hold_home
 from company_agents.db.host import left_behind
 from company_agents.db.opening import open_database
@@ -88,7 +86,7 @@ from company_agents.settings import Settings
 from company_agents.work.memory import Memories
 from company_agents.work.tasks import Tasks
 
-__all__ = ["App", "hold_home", "init_key", "left_behind", "open_app", "unsealing"]
+__all__ = ["App", "hold_home", "init_key", "left_behind", "open_app"]
 
 # Seconds between two writings of `last_used_at`.
 USED_EVERY = 5.0
@@ -343,39 +341,6 @@ async def open_app(
             outbox=outbox,
             redactor=redactor,
         )
-
-
-@contextlib.asynccontextmanager
-async def unsealing(app: App) -> AsyncIterator[tuple[Sessions, Panic]]:
-    """
-    A sealed instance, opened for one person who says that they own it: the keys are held here, and by no other part.
-    What is called with it raises `MayNotStart` where they cannot be had.
-
-    Raises:
-        TooMany: others are trying the same.
-    """
-    # One after the other. The source is read when the first secret is opened, which is the one that the code is checked
-    # with: anybody may try, and who has not the password of an owner brings no key here.
-    async with app.panic.turn():
-        held = HeldKeys(KeyRing(), app.panic.unlock)
-        async with _opened_for(app.store.db, app.instance.id, app, held) as opened:
-            yield opened
-
-
-@contextlib.asynccontextmanager
-async def _opened_for(db: Database, instance: UUID, app: App, held: HeldKeys) -> AsyncIterator[tuple[Sessions, Panic]]:
-    audit = AuditLog(db, _unready, instance)
-    store = SecretStore(db, held, audit)
-    audit.key = AuditKeys(db, store).newest
-    audit.start()
-    try:
-        sessions = Sessions(db, store, audit, Operators(db, store, audit), refusals=app.audit)
-        yield sessions, Panic(db, audit, held, lambda: None, app.panic.unlock)
-    finally:
-        try:
-            await audit.close()
-        finally:
-            held.seal()
 
 
 async def init_key(settings: Settings, *, adopt: bool, take_over: bool) -> Initialized:

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("identity", "companies", "secret_store", "outgoing", "rotation", "audit"),
     },
     "dashboard": {
-        *("app", "settings"),
+        *("app", "unsealing", "settings"),
         *("runs", "integrations", "work", "backup", "outbox"),
         *("identity", "companies", "rotation", "audit"),
     },
@@ -62,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("identity", "companies", "secret_store", "outgoing", "crypto", "keysources", "rotation"),
         *("audit", "db", "logs", "hardening"),
     },
+    # a sealed instance, opened for one person: parts of its own, built as the root does
+    "unsealing": {"app", "identity", "secret_store", "crypto", "rotation", "audit", "db"},
     # work
     "runs": {
         *("integrations", "work", "identity", "companies", "secret_store", "outgoing"),

@@ -9,7 +9,6 @@ import logging
 
 from starlette.responses import Response
 
-from company_agents.app import unsealing
 from company_agents.dashboard.guard import set_cookie
 from company_agents.dashboard.visit import Page, Visit, go, slowed
 from company_agents.errors import (
@@ -22,6 +21,7 @@ from company_agents.errors import (
 )
 from company_agents.identity.permissions import Permission
 from company_agents.sensitive import Sensitive
+from company_agents.unsealing import unsealing
 
 log = logging.getLogger(__name__)
 
