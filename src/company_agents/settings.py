@@ -43,8 +43,17 @@ def _setting(default: Any, variable: str, meaning: str) -> Any:
     return Field(default=default, validation_alias=AliasChoices(variable), description=meaning)
 
 
-def _number(default: int, variable: str, meaning: str, least: int, most: int) -> Any:
+def _number(default: int, variable: str, meaning: str, least: int, most: int | None = None) -> Any:
     return Field(default=default, ge=least, le=most, validation_alias=AliasChoices(variable), description=meaning)
+
+
+def _seconds(default: float, variable: str, meaning: str, most: int) -> Any:
+    return Field(default=default, gt=0, le=most, validation_alias=AliasChoices(variable), description=meaning)
+
+
+def _choice(default: str, variable: str, meaning: str, *words: str) -> Any:
+    pattern = f"^({'|'.join(words)})$"
+    return Field(default=default, pattern=pattern, validation_alias=AliasChoices(variable), description=meaning)
 
 
 class Settings(BaseSettings):
@@ -61,25 +70,17 @@ class Settings(BaseSettings):
     master_key_path: str | None = _setting(None, "MASTER_KEY_PATH", "where the master key's file lies")
     master_key_source: SecretStr | None = _setting(None, "MASTER_KEY_SOURCE", "the address of the key source")
     key_period: int = _number(
-        365,
-        "COMPANY_AGENTS_KEY_PERIOD",
+        *(365, "COMPANY_AGENTS_KEY_PERIOD"),
         "days after which a master key is called old, and its rotation is asked for",
-        1,
-        36500,
+        *(1, 36500),
     )
     key_grace: int = _number(
-        30,
-        "COMPANY_AGENTS_KEY_GRACE",
+        *(30, "COMPANY_AGENTS_KEY_GRACE"),
         "days that a rotated master key is kept for older backups, before it can be pruned",
-        0,
-        36500,
+        *(0, 36500),
     )
-    key_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        le=120,
-        validation_alias=AliasChoices("COMPANY_AGENTS_KEY_SOURCE_TIMEOUT"),
-        description="seconds that one call to the key source may take",
+    key_timeout: float = _seconds(
+        10.0, "COMPANY_AGENTS_KEY_SOURCE_TIMEOUT", "seconds that one call to the key source may take", 120
     )
     key_endpoint: str | None = _setting(
         None,
@@ -127,13 +128,7 @@ class Settings(BaseSettings):
         None, "COMPANY_AGENTS_POSTGRES_BIN", "folder of another Postgres to embed; unset: the one installed with us"
     )
     host: str = _setting("127.0.0.1", "COMPANY_AGENTS_HOST", "the address that `up` listens on")
-    port: int = Field(
-        default=3101,
-        ge=0,
-        le=65535,
-        validation_alias=AliasChoices("COMPANY_AGENTS_PORT"),
-        description="the port that `up` listens on; 0 takes a free one",
-    )
+    port: int = _number(3101, "COMPANY_AGENTS_PORT", "the port that `up` listens on; 0 takes a free one", 0, 65535)
     public_url: str | None = _setting(
         None, "COMPANY_AGENTS_PUBLIC_URL", "how people and agents reach this orchestrator; unset: http://host:port"
     )
@@ -151,59 +146,41 @@ class Settings(BaseSettings):
         description="what an integration that may go to private networks may reach of them: `any`, `none`, or a list "
         "such as `10.1.0.0/16, fd00:1::/32`",
     )
-    call_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        le=600,
-        validation_alias=AliasChoices("COMPANY_AGENTS_CALL_TIMEOUT"),
-        description="seconds that one outgoing call may take",
-    )
+    call_timeout: float = _seconds(60.0, "COMPANY_AGENTS_CALL_TIMEOUT", "seconds that one outgoing call may take", 600)
     company_calls: int = _number(
-        50,
-        "COMPANY_AGENTS_COMPANY_CALLS",
+        *(50, "COMPANY_AGENTS_COMPANY_CALLS"),
         "outgoing calls of one company that are under way at once; the next wait for half of a call's time",
-        1,
-        1000,
+        *(1, 1000),
     )
-    call_limit: int = Field(
-        default=10 * 1024 * 1024,
-        ge=1024,
-        validation_alias=AliasChoices("COMPANY_AGENTS_CALL_LIMIT"),
-        description="bytes that the body of one outgoing call or its reply may have",
+    call_limit: int = _number(
+        10 * 1024**2,
+        "COMPANY_AGENTS_CALL_LIMIT",
+        "bytes that the body of one outgoing call or its reply may have",
+        1024,
     )
-    company_streams: int = Field(
-        default=500,
-        ge=1,
-        le=10_000,
-        validation_alias=AliasChoices("COMPANY_AGENTS_COMPANY_STREAMS"),
-        description="streamed calls of one company that are open at once in one orchestrator",
+    company_streams: int = _number(
+        *(500, "COMPANY_AGENTS_COMPANY_STREAMS"),
+        "streamed calls of one company that are open at once in one orchestrator",
+        *(1, 10_000),
     )
-    stream_idle: float = Field(
-        default=300.0,
-        gt=0,
-        le=3600,
-        validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_IDLE"),
-        description="seconds in which nothing of a streamed call need move",
+    stream_idle: float = _seconds(
+        300.0, "COMPANY_AGENTS_STREAM_IDLE", "seconds in which nothing of a streamed call need move", 3600
     )
-    stream_limit: int = Field(
-        default=4 * 1024**3,
-        ge=1024,
-        validation_alias=AliasChoices("COMPANY_AGENTS_STREAM_LIMIT"),
-        description="bytes that the body of one streamed call or its reply may have",
+    stream_limit: int = _number(
+        4 * 1024**3,
+        "COMPANY_AGENTS_STREAM_LIMIT",
+        "bytes that the body of one streamed call or its reply may have",
+        1024,
     )
-    message_limit: int = Field(
-        default=1024 * 1024,
-        ge=1024,
-        le=64 * 1024 * 1024,
-        validation_alias=AliasChoices("COMPANY_AGENTS_MESSAGE_LIMIT"),
-        description="bytes that one message of a WebSocket may have, which is searched as a whole",
+    message_limit: int = _number(
+        *(1024**2, "COMPANY_AGENTS_MESSAGE_LIMIT"),
+        "bytes that one message of a WebSocket may have, which is searched as a whole",
+        *(1024, 64 * 1024**2),
     )
-    approval_hours: int = Field(
-        default=24,
-        ge=1,
-        le=720,
-        validation_alias=AliasChoices("COMPANY_AGENTS_APPROVAL_HOURS"),
-        description="hours that a request which a person has to approve waits for one",
+    approval_hours: int = _number(
+        *(24, "COMPANY_AGENTS_APPROVAL_HOURS"),
+        "hours that a request which a person has to approve waits for one",
+        *(1, 720),
     )
     audit_sinks: str = _setting(
         "",
@@ -215,11 +192,9 @@ class Settings(BaseSettings):
         16, "COMPANY_AGENTS_REFRESHES", "consents that one orchestrator refreshes at once", 1, 1000
     )
     probe_every: int = _number(
-        24,
-        "COMPANY_AGENTS_PROBE_EVERY",
+        *(24, "COMPANY_AGENTS_PROBE_EVERY"),
         "hours after which each integration is tried at its provider by itself; 0: never",
-        0,
-        8760,
+        *(0, 8760),
     )
     bubblewrap: Path | None = _setting(
         None,
@@ -243,19 +218,38 @@ class Settings(BaseSettings):
     runs: int = _number(
         20, "COMPANY_AGENTS_RUNS", "runs that one orchestrator executes at once; 0: none, others do", 0, 1000
     )
-    run_lease: int = Field(
-        default=300,
-        ge=5,
-        le=3600,
-        validation_alias=AliasChoices("COMPANY_AGENTS_RUN_LEASE"),
-        description="seconds after which the work of a run goes to another, where its holder gives no sign; "
-        "see [runs.md](runs.md)",
+    run_lease: int = _number(
+        *(300, "COMPANY_AGENTS_RUN_LEASE"),
+        "seconds after which the work of a run goes to another, where its holder gives no sign; see [runs.md](runs.md)",
+        *(5, 3600),
     )
-    log_level: str = Field(
-        default="info",
-        pattern="^(debug|info|warning|error)$",
-        validation_alias=AliasChoices("COMPANY_AGENTS_LOG_LEVEL"),
-        description="debug, info, warning or error",
+    backups: str = _setting(
+        "data/backups",
+        "COMPANY_AGENTS_BACKUPS",
+        "where scheduled backups lie: a folder, or `s3://bucket/prefix`; see [backups.md](backups.md)",
+    )
+    backup_endpoint: str | None = _setting(
+        None, "COMPANY_AGENTS_BACKUP_ENDPOINT", "the address of a store that speaks S3's protocol; unset: AWS's"
+    )
+    backup_schedule: str = _choice(
+        "auto",
+        "COMPANY_AGENTS_BACKUP_SCHEDULE",
+        "`daily`: a backup every day; `off`: none; `auto`: daily for the embedded database, none for your own",
+        *("auto", "daily", "off"),
+    )
+    backup_daily: int = _number(
+        7, "COMPANY_AGENTS_BACKUP_DAILY", "days of which the newest scheduled backup is kept", 1, 1000
+    )
+    backup_weekly: int = _number(
+        4, "COMPANY_AGENTS_BACKUP_WEEKLY", "weeks of which the newest scheduled backup is kept", 0, 1000
+    )
+    backup_drill: str = _choice(
+        *("off", "COMPANY_AGENTS_BACKUP_DRILL", "`monthly`: the newest backup is restored for a trial; `off`: never"),
+        *("monthly", "off"),
+    )
+    log_level: str = _choice(
+        *("info", "COMPANY_AGENTS_LOG_LEVEL", "debug, info, warning or error"),
+        *("debug", "info", "warning", "error"),
     )
 
     @field_validator("private_networks")
