@@ -172,6 +172,8 @@ EVENTS = {
     "webhook.enabled": "Webhook enabled",
     "webhook.disabled": "Webhook disabled",
     "webhook.deleted": "Webhook deleted",
+    "backup.failed": "Backup by the schedule failed",
+    "backup.late": "Backup late: the newest one is too old",
     "audit.head_key_renewed": "Key of the signed heads renewed",
     "credential.begun": "Use of a credential begun",
     "credential.ended": "Use of a credential ended",

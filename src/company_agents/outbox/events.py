@@ -17,6 +17,8 @@ ROTATION_DUE = "integration.rotation_due"
 AGENT_TOKEN_ROTATED = "agent.token.rotated"
 APPROVAL_ASKED = "approval.asked"
 KEY_ROTATED = "key.rotated"
+BACKUP_FAILED = "backup.failed"
+BACKUP_LATE = "backup.late"
 BUDGET_NEAR = "budget.near"
 BUDGET_SPENT = "budget.spent"
 # Sent when somebody asks for it, to see that it arrives.
@@ -52,6 +54,9 @@ KINDS: dict[str, Kind] = {
     APPROVAL_ASKED: Kind("an agent's request waits for a person", "approval.asked", _APPROVAL),
     # Of the instance, and so for every company that asks: which keys, and when. How many secrets moved is nobody's.
     KEY_ROTATED: Kind("the master key was rotated", "key.rotated", ("key", "new_key"), of_instance=True),
+    # Why is for the operator of the machine: it may name folders and hosts.
+    BACKUP_FAILED: Kind("a scheduled backup of the instance failed", "backup.failed", ("backup",), of_instance=True),
+    BACKUP_LATE: Kind("the newest scheduled backup is too old", "backup.late", ("last_at",), of_instance=True),
 }
 
 
