@@ -1,0 +1,53 @@
+"""
+What the database knows of each backup: one row of `backups`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+RUNNING, WHOLE, FAILED, GONE = "running", "whole", "failed", "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRow:
+    """
+    A backup that was begun. `file` is its path, or its name in its place; `place` is the address of that. Times are UTC,
+    `size` is in bytes. `problem` is why it failed. `verify_problem` and `drill_problem` are what was found when it was
+    last looked at, and when it was last restored for a trial; empty: nothing, or not done yet.
+    """
+
+    id: UUID
+    file: str
+    place: str
+    state: str
+    key_ids: tuple[str, ...]
+    scheduled: bool
+    with_ring: bool
+    size: int | None
+    rows: int | None
+    made_by: str
+    created_at: datetime
+    finished_at: datetime | None = None
+    problem: str = ""
+    verified_at: datetime | None = None
+    verify_problem: str = ""
+    drilled_at: datetime | None = None
+    drill_problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in its place."""
+        return self.file.rpartition("/")[2]
+
+    @property
+    def good(self) -> bool:
+        """Whether it is there and whole, and its last verification did not say otherwise."""
+        return self.state == WHOLE and not self.verify_problem
+
+    @property
+    def tried_at(self) -> datetime:
+        """When it ended, or began."""
+        return self.finished_at or self.created_at
