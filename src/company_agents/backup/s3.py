@@ -1,0 +1,266 @@
+"""
+Backups in a store that speaks S3's protocol: one object each, below a prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3.exceptions
+import boto3.session
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.exceptions import ConnectionError as NotConnected
+
+from company_agents.backup.place_failures import (
+    bad_endpoint,
+    explained,
+    forbidden,
+    malformed,
+    no_credentials,
+    not_there,
+    unreachable,
+)
+from company_agents.backup.places import Stopped, Stored, checked_name, in_thread, is_backup_name
+from company_agents.errors import CompanyAgentsError
+from company_agents.keysources.failures import is_private
+from company_agents.settings import Settings
+
+# AWS's rules for the names of buckets; a prefix is made of characters that mean the same everywhere.
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX = re.compile(r"[A-Za-z0-9_=.-]+(/[A-Za-z0-9_=.-]+)*")
+# Seconds for a connection, and for which nothing need move on it.
+_CONNECT_TIME, _READ_TIME = 10, 60
+_ATTEMPTS = 3
+# Parts of an upload that is not whole after so long are what a kill left behind.
+_ABANDONED = timedelta(days=1)
+
+
+class S3Place:
+    """Objects in a bucket. boto3 sends a checksum along that the store compares, and the size is looked at afterwards."""
+
+    def __init__(self, bucket: str, prefix: str, core: Any, options: dict[str, Any]) -> None:
+        self.address = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+        self._bucket = bucket
+        self._before = f"{prefix}/" if prefix else ""
+        self._core = core
+        self._options = options
+
+    @classmethod
+    def at(cls, rest: str, settings: Settings) -> S3Place:
+        """
+        The place of `s3://<rest>`.
+
+        Raises:
+            MayNotStart: the address or the endpoint is malformed.
+        """
+        bucket, _, prefix = rest.rstrip("/").partition("/")
+        parts = prefix.split("/")
+        if not _BUCKET.fullmatch(bucket) or (prefix and not _PREFIX.fullmatch(prefix)) or {".", ".."} & {*parts}:
+            raise malformed()
+        endpoint = settings.backup_endpoint
+        if endpoint and not is_private(endpoint):
+            raise bad_endpoint()
+        core = botocore.session.get_session()
+        # For the session, so that what the chain of credentials calls is bounded as well.
+        core.set_default_client_config(
+            Config(
+                connect_timeout=_CONNECT_TIME,
+                read_timeout=_READ_TIME,
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+                # Where the bucket is a part of the host's name, a store of one's own would need a name for each.
+                s3={"addressing_style": "path"} if endpoint else None,
+            )
+        )
+        address = f"s3://{bucket}/{prefix}"
+        with _explained(address):
+            # An empty AWS_CA_BUNDLE would mean to botocore that nothing is verified.
+            verify = settings.ca_file or core.get_config_variable("ca_bundle") or True
+        secret, token = settings.aws_secret_access_key, settings.aws_session_token
+        options = {
+            "endpoint_url": endpoint,
+            "verify": verify if verify is True else str(verify),
+            "aws_access_key_id": settings.aws_access_key_id,
+            "aws_secret_access_key": secret and secret.get_secret_value(),
+            "aws_session_token": token and token.get_secret_value(),
+        }
+        return cls(bucket, prefix, core, options)
+
+    async def put(self, name: str, path: Path) -> None:
+        """Uploaded in parts, which become an object together, or not at all."""
+        await in_thread(lambda stop: self._put(self._key(name), path, stop))
+
+    async def get(self, name: str, path: Path) -> None:
+        """Downloaded under another name and renamed."""
+        await in_thread(lambda stop: self._get(name, path, stop))
+
+    async def beginning(self, name: str, length: int) -> bytes:
+        """The first bytes of one: a call with a range."""
+        return await asyncio.to_thread(self._beginning, name, length)
+
+    def local(self, name: str) -> Path | None:
+        """None: it has to be fetched."""
+        return None
+
+    async def list(self) -> list[Stored]:
+        """Every object with a name of ours directly below the prefix."""
+        return [*await asyncio.to_thread(self._list)]
+
+    async def delete(self, name: str) -> None:
+        """Delete the object."""
+        key = self._key(name)
+        await asyncio.to_thread(self._call, "delete_object", writing=True, Key=key)
+
+    def _key(self, name: str) -> str:
+        return f"{self._before}{checked_name(name)}"
+
+    def _put(self, key: str, path: Path, stop: threading.Event) -> None:
+        with explained(str(path), writing=False):
+            size = path.stat().st_size
+        with _explained(self.address, writing=True), explained(str(path), writing=False):
+            self._client.upload_file(str(path), self._bucket, key, Callback=_watched(stop))
+        if self._call("head_object", Key=key)["ContentLength"] != size:
+            raise unreachable(self.address, "error", "what it has is not what was sent", "look at the store")
+        # A convenience: not every store lists them, and not every key may.
+        with contextlib.suppress(CompanyAgentsError):
+            self._abort_abandoned()
+
+    def _get(self, name: str, path: Path, stop: threading.Event) -> None:
+        key, part = self._key(name), path.with_name(f".part-{secrets.token_hex(8)}")
+        with explained(str(path.parent)):
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            try:
+                with _explained(self.address), self._missing(name), open(part, "wb") as file:
+                    self._client.download_fileobj(self._bucket, key, file, Callback=_watched(stop))
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _beginning(self, name: str, length: int) -> bytes:
+        if length <= 0:
+            return b""
+        with _explained(self.address), self._missing(name):
+            try:
+                found = self._client.get_object(Bucket=self._bucket, Key=self._key(name), Range=f"bytes=0-{length - 1}")
+                return bytes(found["Body"].read(length))
+            except ClientError as error:
+                if _code(error) == "InvalidRange":  # it is empty
+                    return b""
+                raise
+
+    def _list(self) -> Sequence[Stored]:
+        found = []
+        with _explained(self.address):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._before, Delimiter="/"
+            )
+            for entry in (entry for page in pages for entry in page.get("Contents", ())):
+                name = entry["Key"].removeprefix(self._before)
+                if is_backup_name(name):
+                    found.append(Stored(name, entry["Size"], entry["LastModified"].astimezone(UTC)))
+        return sorted(found, key=lambda stored: stored.name)
+
+    def _abort_abandoned(self) -> None:
+        """End uploads that a kill left in the middle: their parts are paid for, and never shown."""
+        for upload in self._call("list_multipart_uploads", Prefix=self._before).get("Uploads", ()):
+            ours = is_backup_name(upload["Key"].removeprefix(self._before))
+            if ours and datetime.now(UTC) - upload["Initiated"].astimezone(UTC) > _ABANDONED:
+                self._call("abort_multipart_upload", writing=True, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _call(self, verb: str, *, writing: bool = False, **given: Any) -> Any:
+        with _explained(self.address, writing=writing):
+            return getattr(self._client, verb)(Bucket=self._bucket, **given)
+
+    @contextlib.contextmanager
+    def _missing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404"):
+                raise not_there(name, self.address) from error
+            raise
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        # Made in the thread, at the first call: it may have to ask the machine for credentials.
+        return boto3.session.Session(botocore_session=self._core).client("s3", **self._options)
+
+
+def _watched(stop: threading.Event) -> Any:
+    """What boto3 calls as bytes move."""
+
+    def moved(_: int) -> None:
+        if stop.is_set():
+            raise Stopped
+
+    return moved
+
+
+@contextlib.contextmanager
+def _explained(address: str, *, writing: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except boto3.exceptions.S3UploadFailedError as error:
+        # It keeps no more of its cause than a text, but was raised while that was handled.
+        cause = error.__context__ if isinstance(error.__context__, Exception) else error
+        raise _said(address, cause, writing) from error
+    except (ClientError, BotoCoreError, ValueError) as error:
+        raise _said(address, error, writing) from error
+
+
+def _said(address: str, error: Exception, writing: bool) -> CompanyAgentsError:
+    match error:
+        case ClientError():
+            return _refused(address, error, writing)
+        case SSLError():
+            what = "its TLS certificate is not trusted, or it does not speak TLS"
+            return unreachable(address, "tls", what, "check COMPANY_AGENTS_CA_FILE and COMPANY_AGENTS_BACKUP_ENDPOINT")
+        case ConnectTimeoutError() | ReadTimeoutError():
+            return unreachable(address, "timeout", "it does not answer in time", "is it up, and reachable from here?")
+        case EndpointConnectionError():
+            what = "its host's name does not resolve, or nothing takes the connection"
+            return unreachable(address, "refused", what, "check COMPANY_AGENTS_BACKUP_ENDPOINT, and whether it is up")
+        case HTTPClientError() | NotConnected() | boto3.exceptions.S3UploadFailedError():
+            return unreachable(address, "unavailable", "the call failed", "is it up?")
+    return no_credentials(address, error)
+
+
+def _refused(address: str, error: ClientError, writing: bool) -> CompanyAgentsError:
+    code = _code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        return unreachable(address, "missing", "there is no such bucket", "make it, or check COMPANY_AGENTS_BACKUPS")
+    if status == 429 or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
+        return unreachable(address, "throttled", "it asks to slow down", "try again in a minute")
+    if status in (401, 403):
+        return forbidden(address, writing=writing)
+    if status >= 500:
+        return unreachable(address, "error", f"it fails ({status})", "look at the service; then try again")
+    return unreachable(
+        address, "error", f"it does not do this call ({code or status})", "look at the state of the store"
+    )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
