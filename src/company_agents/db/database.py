@@ -324,6 +324,10 @@ def translated() -> Iterator[None]:
             "no connection to the database could be had in time",
             hint="try again in a moment; `company-agents doctor` looks",
         ) from error
+    except psycopg.errors.DiskFull as error:
+        raise Unavailable(
+            "the disk that holds the database is full", hint="free some space, then try again", code="disk_full"
+        ) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise Unavailable(
             "the database does not answer", hint="try again in a moment; `company-agents doctor` looks"

@@ -68,6 +68,27 @@ class Login:
             raise _not_reached(error) from None
         return connection
 
+    def connect_blocking(self) -> psycopg.Connection[dict[str, Any]]:
+        """
+        The same, for a thread.
+
+        Raises:
+            MayNotStart: as `connect`.
+        """
+        try:
+            connection = psycopg.connect(
+                self.conninfo.reveal_text(), autocommit=True, row_factory=dict_row, application_name="company-agents"
+            )
+        except psycopg.Error as error:
+            raise _not_reached(error) from None
+        try:
+            if self.role is not None:
+                connection.execute(statements()["role_take"], {"role": self.role})
+        except psycopg.Error as error:
+            connection.close()
+            raise _not_reached(error) from None
+        return connection
+
     async def take_role(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Become the role that this login stands for."""
         if self.role is not None:

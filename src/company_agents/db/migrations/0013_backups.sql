@@ -28,7 +28,11 @@ CREATE TABLE former_instances (
     backup_id uuid NOT NULL,
     taken_at timestamptz NOT NULL,
     restored_at timestamptz NOT NULL DEFAULT now(),
-    takes_source boolean NOT NULL DEFAULT false
+    takes_source boolean NOT NULL DEFAULT false,
+    -- Nothing that was sealed came back, so that the first key is still to be made.
+    without_secrets boolean NOT NULL DEFAULT false,
+    -- Whether the audit log has it.
+    recorded boolean NOT NULL DEFAULT false
 );
 ALTER TABLE former_instances ENABLE ROW LEVEL SECURITY;
 ALTER TABLE former_instances FORCE ROW LEVEL SECURITY;
@@ -40,6 +44,23 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON former_instances TO company_agents_insta
 -- Audit keys up to this number did not come back with a restore: what they linked cannot be proved any more.
 ALTER TABLE instance ADD COLUMN audit_keys_lost int NOT NULL DEFAULT 0;
 
--- A backup that is being made is held by its maker's session; one that nobody holds was killed.
-CREATE FUNCTION backup_is_held(backup uuid) RETURNS boolean LANGUAGE sql AS $$
-    SELECT NOT pg_try_advisory_xact_lock(7301005, hashtext(backup::text)) $$;
+-- A backup says of which step of the schema it is.
+GRANT SELECT ON schema_migrations TO company_agents_instance;
+
+-- The chains of former instances are read like that of this one, and nobody appends to them.
+CREATE POLICY of_former ON audit_events FOR SELECT USING ((SELECT scope_instance())
+    AND chain IN (SELECT id FROM former_instances));
+CREATE POLICY of_former ON audit_heads FOR SELECT USING ((SELECT scope_instance())
+    AND chain IN (SELECT id FROM former_instances));
+
+-- Backups whose maker's session is gone were never finished. Each is held by a lock of its maker's session.
+CREATE FUNCTION backups_let_go() RETURNS SETOF uuid LANGUAGE sql AS $$
+    UPDATE backups SET state = 'failed', problem = 'its maker was killed', finished_at = now()
+    WHERE state = 'running' AND pg_try_advisory_xact_lock(7301005, hashtext(id::text))
+    RETURNING id $$;
+
+-- A version whose secret a restore left out: nothing opens, and the next one takes its place.
+ALTER TABLE credential_versions DROP CONSTRAINT credential_versions_check;
+ALTER TABLE credential_versions
+    ADD COLUMN secret_lost boolean NOT NULL DEFAULT false,
+    ADD CONSTRAINT credential_versions_check CHECK (state = 'retired' OR secret_id IS NOT NULL OR secret_lost);

@@ -1,0 +1,120 @@
+"""
+A file that appears under its name when it is whole, and never instead of another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from company_agents.errors import CompanyAgentsError, Conflict, Failed
+
+# What is being written, beside what it will be. Its maker holds a lock on it.
+_PART = ".part-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[BinaryIO]:
+    """
+    A fresh file of mode 0600 beside the target. It takes the target's name when the block ends well, and is gone when it
+    does not. What makers that were killed have left there goes as well.
+
+    Raises:
+        Conflict: there is something of this name.
+        Failed: it cannot be written; the code is `disk_full` where there is no room.
+    """
+    with explained(target):
+        remove_parts(target.parent)
+        if os.path.lexists(target):
+            raise taken(target)
+        part = target.with_name(f".{target.name}{_PART}{secrets.token_hex(6)}")
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(descriptor, "w+b") as file:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+                _name(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+        sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def nameless(folder: Path) -> Iterator[BinaryIO]:
+    """A file without a name, for what is passed on; it is gone with whoever opened it."""
+    with explained(folder):
+        descriptor = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w+b") as file:
+            yield file
+
+
+def _name(part: Path, target: Path) -> None:
+    try:
+        # A link fails where a rename would overwrite.
+        os.link(part, target)
+    except FileExistsError:
+        raise taken(target) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without links, as on a memory stick.
+        if os.path.lexists(target):
+            raise taken(target) from None
+        part.rename(target)
+
+
+def remove_parts(folder: Path) -> None:
+    """Take away what makers that were killed have left in a folder."""
+    for part in folder.glob(f".*{_PART}*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def taken(target: Path) -> Conflict:
+    """For a name that is not free."""
+    return Conflict(f"{target} is there already", hint="choose another name", code="file_there")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        Failed: instead of an OSError, in a sentence about the path.
+    """
+    try:
+        yield
+    except CompanyAgentsError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise Failed(
+                f"there is no room for {path}", hint="free some space, or choose another place", code="disk_full"
+            ) from error
+        raise Failed(
+            f"{path} cannot be used: {(error.strerror or 'input/output error').lower()}",
+            hint="choose a place that this user may use",
+            code="file_unusable",
+        ) from error

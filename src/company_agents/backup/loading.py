@@ -1,0 +1,259 @@
+"""
+What is in an archive, brought into the database: one transaction, from the locks at its beginning to the commit. Killed on any
+line, the database is as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO
+from uuid import UUID
+
+from company_agents.backup.archive import ArchiveReader, Opened
+from company_agents.backup.export import Progress, Stopped
+from company_agents.backup.manifest import Manifest, Newer, broken
+from company_agents.backup.tables import LEFT_OUT
+from company_agents.db.copying import CopySession, Table
+from company_agents.db.logins import Login
+from company_agents.db.migrate import Migration, known_migrations
+from company_agents.errors import Busy, Conflict, Sealed
+
+# What a restore beside an instance that is there has to remember of it.
+_TODAY = (
+    *("instance", "former_instances", "master_keys", "key_fence", "backups", "companies", "secrets", "audit_events"),
+    *("audit_heads", "audit_sink_cursors", "operators", "operator_tokens", "memberships", "agents", "integrations"),
+    *("integration_agents", "credential_versions", "oauth_clients", "webhooks"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """The active key of the key source, where the backup does not know it, and the source's address."""
+
+    key_id: str
+    source: str
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What came of it. `tokens` are those that work again: of agents, and of operators."""
+
+    instance: UUID
+    rows: int = 0
+    kept_today: bool = False
+    tokens: list[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """
+    One restore. `replace`: what is there is given up, but for what `restore_today.sql` keeps of an instance that the backup
+    is of. `forgotten` are keys that the source does not have and no row needs.
+    """
+
+    login: Login
+    opened: Opened
+    instance: UUID
+    replace: bool = False
+    revoke_tokens: bool = False
+    without_secrets: bool = False
+    takes_source: bool = False
+    hinted: Hinted | None = None
+    forgotten: tuple[str, ...] = ()
+    say: Progress = lambda step, done, total: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    before_commit: Callable[[], None] = lambda: None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the archive says of itself."""
+        return self.opened.manifest
+
+    def run(self, file: BinaryIO) -> Loaded:
+        """
+        Bring it in.
+
+        Raises:
+            Broken: the archive is not whole, or is not of the schema that it names. Nothing was changed.
+            Newer: its schema is later than that of this program.
+            Conflict: there is an instance, and it is not to be replaced.
+            Busy: somebody is at work there.
+        """
+        steps = steps_of(self.manifest)
+        with CopySession.open(self.login) as session, session.transaction():
+            session.all("restore_wait_time")
+            session.all("restore_locks")
+            if not session.one("rotator_lock_now")["taken"]:
+                raise Busy("the master key is being rotated just now", hint="try again when it is done")
+            kept, seals = self._remember(session)
+            session.run_all("restore_drop")
+            _apply(session, steps, first=True)
+            rows = self._load(session, file)
+            _apply(session, [step for step in known_migrations() if step.version > self.manifest.schema.step])
+            bound = session.all("restore_bound_tables")
+            for table in bound:
+                session.run_text(table["free"])
+            self._set_right(session, kept, seals)
+            loaded = Loaded(self.instance, rows, kept, session.all("restore_tokens"))
+            for table in bound:
+                session.run_text(table["bound"])
+            self.before_commit()
+        return loaded
+
+    def _remember(self, session: CopySession) -> tuple[bool, int]:
+        """Today's rows, where they are to be kept; and how many seals there were."""
+        if not self.replace:
+            if not session.one("restore_is_empty")["found"]:
+                raise Conflict(
+                    "there is an instance here already",
+                    hint="--replace puts the backup in its place, after a backup of what is there; "
+                    "or choose another home with COMPANY_AGENTS_HOME",
+                    code="instance_there",
+                )
+            return False, 0
+        if session.one("instance_sealed")["sealed_at"] is not None:
+            raise Sealed
+        seals = session.one("backup_sequences")["seals"]
+        kept = bool(session.one("today_lineage", id=self.manifest.instance)["found"])
+        if kept:
+            session.run_all("restore_today", tables=list(_TODAY))
+        return kept, int(seals)
+
+    def _load(self, session: CopySession, file: BinaryIO) -> int:
+        tables = self._tables(session)
+        self.say("laying aside", 0, 0)
+        aside = session.all("restore_aside")
+        for part in reversed(aside):
+            session.run_text(part["away"])
+        bound = session.all("restore_bound_tables")
+        for table in bound:
+            session.run_text(table["free"])
+        session.run_all("restore_empty", tables=[table.name for table in tables.values()])
+        self._copy(session, file, tables)
+        for number, part in enumerate(aside):
+            self.say("indexes", number, len(aside))
+            self._go_on()
+            session.run_text(part["again"])
+        session.run_all("restore_numbers")
+        for table in bound:
+            session.run_text(table["bound"])
+        return self.manifest.rows
+
+    def _tables(self, session: CopySession) -> dict[str, Table]:
+        """The tables of the archive, which have to be those of its schema: nothing in it is taken for a name."""
+        there = {table.name: table for table in session.tables(but=tuple(LEFT_OUT))}
+        named = {m.name.removeprefix("tables/"): m for m in self.manifest.members if m.name.startswith("tables/")}
+        if set(named) != set(there):
+            raise broken("its tables are not those of the schema that it names")
+        for name, member in named.items():
+            if set(member.columns) != set(there[name].columns) or len(member.columns) != len(there[name].columns):
+                raise broken(f"the columns of {name} are not those of the schema that it names")
+        return {member.name: Table(name, member.columns) for name, member in named.items()}
+
+    def _copy(self, session: CopySession, file: BinaryIO, tables: dict[str, Table]) -> None:
+        reader = ArchiveReader(file, self.opened)
+        pieces = reader.pieces()
+        item = next(pieces, None)
+        while item is not None:
+            member = item[0]
+            table = tables.get(member.name)
+            if table is None or (self.without_secrets and table.name == "secrets"):
+                item = next((each for each in pieces if each[0] is not member), None)
+                continue
+            with session.into(table) as copy:
+                while item is not None and item[0] is member:
+                    copy.write(item[1])
+                    self.say("restoring", reader.done, reader.size)
+                    self._go_on()
+                    item = next(pieces, None)
+
+    def _go_on(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("the restore was stopped", hint="nothing was changed")
+
+    def _set_right(self, session: CopySession, kept: bool, seals: int) -> None:
+        manifest = self.manifest
+        self.say("finishing", 0, 0)
+        sealed = max(int(manifest.sequences.get("master_key_seals", 0)), seals)
+        session.all("restore_seals", seals=sealed, today=seals)
+        name = {"backup": manifest.id, "taken_at": manifest.taken_at}
+        session.run(
+            *("restore_identity",), **name, takes_source=self.takes_source, without_secrets=self.without_secrets
+        )
+        for statement in ("restore_runs", "restore_approvals", "restore_dead_secrets", "restore_consents"):
+            session.run(statement)
+        needed = [key.key_id for key in manifest.needed_keys]
+        session.run("restore_backups", id=manifest.id, key_ids=needed)
+        if self.without_secrets:
+            _without_secrets(session)
+        if kept:
+            session.run("today_former")
+            session.run("today_former_self", **name)
+            for statement in _KEPT if not self.without_secrets else _KEPT_WITHOUT_SECRETS:
+                session.run(statement)
+        elif self.hinted is not None:
+            session.run("restore_overtaken_key", key_id=self.hinted.key_id, seals=sealed)
+            session.run("restore_hinted_key", key_id=self.hinted.key_id, source=self.hinted.source, seals=sealed)
+        session.run("restore_renamed", id=self.instance)
+        session.run("restore_webhooks")
+        session.run("restore_key_forgotten", key_ids=list(self.forgotten))
+        if self.revoke_tokens:
+            session.run("restore_operator_tokens_revoked")
+            session.run("restore_operator_token_secrets_gone")
+
+
+# In this order: what is taken away goes before what refers to it comes.
+_KEPT_WITHOUT_SECRETS = (
+    *("today_backups_away", "today_backups", "today_chains_away", "today_heads_away", "today_chains", "today_heads"),
+    *("today_cursors", "today_audit_keys_lost", "today_operators", "today_operator_tokens", "today_memberships_away"),
+    *("today_memberships", "today_agents", "today_gone_integrations", "today_allowed_away", "today_allowed"),
+)
+_KEPT = (
+    *("today_keys_away", "today_keys", "today_fence", "today_server", *_KEPT_WITHOUT_SECRETS),
+    *("today_instance_secrets_away", "today_instance_secrets", "today_agent_tokens_away", "today_agent_tokens"),
+    *("today_adapter_secrets", "today_versions_away", "today_version_secrets_away", "today_version_secrets"),
+    *("today_versions", "today_integrations", "today_clients_away", "today_client_secrets_away"),
+    *("today_client_secrets", "today_clients", "today_webhooks_away", "today_webhook_secrets_away"),
+    *("today_webhook_secrets", "today_webhooks"),
+)
+
+
+def _without_secrets(session: CopySession) -> None:
+    for statement in (
+        *("restore_without_versions", "restore_without_integrations", "restore_without_clients"),
+        *("restore_without_webhooks", "restore_without_approvals", "restore_without_keys"),
+        *("restore_without_audit_keys", "restore_operator_tokens_revoked"),
+    ):
+        session.run(statement)
+
+
+def steps_of(manifest: Manifest) -> list[Migration]:
+    """
+    The steps that make the schema of an archive.
+
+    Raises:
+        Newer: this program does not know them all.
+        Broken: they are not those that this program knows.
+    """
+    known = known_migrations()
+    if manifest.schema.step > known[-1].version:
+        raise Newer(
+            f"the backup has the schema {manifest.schema.step}, and this program knows it up to {known[-1].version}",
+            hint="restore it with the version that made it, or a newer one",
+        )
+    steps = [step for step in known if step.version <= manifest.schema.step]
+    text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
+    if hashlib.sha256(text.encode()).hexdigest() != manifest.schema.checksum:
+        raise broken("its schema is not one that this program knows; restore it with the version that made it")
+    return steps
+
+
+def _apply(session: CopySession, steps: list[Migration], *, first: bool = False) -> None:
+    if first:
+        session.run_text(session.text("ledger_create"))
+    for step in steps:
+        session.run_text(step.text)
+        session.run("ledger_add", version=step.version, name=step.name, checksum=step.checksum)
