@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
+from company_agents.backup.company_move import CompanyMover
 from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.embedded import hold_home
@@ -117,6 +118,7 @@ class App:
     store: SecretStore
     identity: Identity
     companies: Companies
+    mover: CompanyMover
     agents: Agents
     adapters: Adapters
     limits: Limits
@@ -309,6 +311,7 @@ async def open_app(
             store=store,
             identity=identity,
             companies=Companies(db, audit),
+            mover=CompanyMover(db, held, audit, audit_keys),
             agents=Agents(store, audit, open_streams.closed_everywhere),
             adapters=adapters,
             limits=Limits(audit, spending.changed),
