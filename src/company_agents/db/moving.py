@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import LiteralString, cast
 
@@ -50,7 +50,7 @@ async def tables(tx: Tx, names: Sequence[str]) -> dict[str, Columns]:
     return found
 
 
-async def rows_out(tx: Tx, columns: Columns, owner: str, sorted_by: str = "") -> AsyncIterator[bytes]:
+async def rows_out(tx: Tx, columns: Columns, owner: str, sorted_by: str = "") -> AsyncGenerator[bytes, None]:
     """The rows of the company of this transaction, each as COPY writes it. `owner`: the column that says whose it is."""
     row = await tx.one(
         "company_move_out",

@@ -1,0 +1,161 @@
+"""
+What becomes another where a company arrives: the instance that it came from may be at work still, and what was under way
+there is not under way here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from company_agents.backup.company_tables import AGENT_TOKEN, SECRETS_THAT_STAY, kind_of_secret
+from company_agents.db.moving import Values
+
+Record = dict[str, str | None]
+
+MOVED_RUN = "its company was moved to another instance"
+MOVED_APPROVAL = "its company was moved to another instance before it was sent"
+UNCERTAIN_APPROVAL = "its company was moved to another instance while it was being sent"
+MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
+
+_PASSED_THROUGH = ("finished", "expired")
+
+
+@dataclass
+class EndedRuns:
+    """Runs that were inserted as under way, and what they have to become."""
+
+    begin: list[str | None] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+    states: list[str | None] = field(default_factory=list)
+    started: list[str | None] = field(default_factory=list)
+    leases: list[str | None] = field(default_factory=list)
+    ended: list[str | None] = field(default_factory=list)
+
+
+@dataclass
+class Changes:
+    """
+    What is changed, and what is to be said about it. `moment`: the time of the import, and `instance_seq`: the number of the
+    newest event of this instance; both as text.
+    """
+
+    moment: str
+    instance_seq: str
+    name: str | None = None
+    enable_schedules: bool = False
+    revoke_tokens: bool = False
+    agents: dict[str, str] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    unsandboxed: list[str] = field(default_factory=list)
+    providers: set[str] = field(default_factory=set)
+    schedules_paused: int = 0
+    webhooks_disabled: int = 0
+    runs_ended: int = 0
+    approvals_ended: int = 0
+    runs: EndedRuns = field(default_factory=EndedRuns)
+
+    def apply(self, table: str, columns: Sequence[str], rows: Sequence[Values]) -> list[Values]:
+        """The rows as they are inserted."""
+        change = _CHANGES.get(table)
+        if change is None:
+            return list(rows)
+        changed = []
+        for row in rows:
+            record: Record = dict(zip(columns, row, strict=True))
+            if change(self, record):
+                changed.append([record[name] for name in columns])
+        return changed
+
+    def company(self, row: Record) -> bool:
+        if self.name is not None:
+            row["name"] = self.name
+        return True
+
+    def agent(self, row: Record) -> bool:
+        self.agents[str(row["id"])] = str(row["name"])
+        # Who may let a process out of the sandbox is an owner of the instance: nobody has said so here.
+        if row.get("unsandboxed") == "t":
+            self.unsandboxed.append(str(row["name"]))
+            row["unsandboxed"] = "f"
+        return True
+
+    def secret(self, row: Record) -> bool:
+        kind = kind_of_secret(str(row["name"]))
+        if kind in SECRETS_THAT_STAY or (kind == AGENT_TOKEN and self.revoke_tokens):
+            return False
+        if kind == AGENT_TOKEN:
+            self.tokens.append(str(row["name"]).partition("/")[2])
+        return True
+
+    def integration(self, row: Record) -> bool:
+        self.providers.add(str(row["provider"]))
+        # Due at once: whoever refreshes a consent elsewhere may have ended this one.
+        if row.get("kind") == "consent":
+            row["probe_due_at"] = None
+        return True
+
+    def schedule(self, row: Record) -> bool:
+        if row.get("enabled") == "t" and not self.enable_schedules:
+            self.schedules_paused += 1
+            row["enabled"], row["next_at"] = "f", None
+        return True
+
+    def run(self, row: Record) -> bool:
+        state = row["state"]
+        if state in ("queued", "running"):
+            self.runs_ended += 1
+            state = "cancelled" if state == "queued" else "expired"
+            row |= {"ended_at": self.moment, "reason": MOVED_RUN}
+        ended, own = self.runs, row.get("adapter") is None
+        for kept, value in (
+            *((ended.ids, row["id"]), (ended.states, state), (ended.ended, row["ended_at"])),
+            *((ended.started, row.get("started_at")), (ended.leases, row.get("lease_until"))),
+        ):
+            kept.append(value)
+        row |= {"ended_at": None, "state": "running" if own else "queued"}
+        if own or state in _PASSED_THROUGH:
+            row["started_at"] = row.get("started_at") or self.moment
+            row["lease_until"] = row.get("lease_until") or self.moment
+        if not own and state in _PASSED_THROUGH:
+            ended.begin.append(row["id"])
+            row["fence"] = str(int(row["fence"] or 0) - 1)
+        if "replica" in row:
+            row["replica"] = None
+        return True
+
+    def approval(self, row: Record) -> bool:
+        became = {
+            "waiting": ("expired", ""),
+            "approved": ("failed", MOVED_APPROVAL),
+            "sending": ("uncertain", UNCERTAIN_APPROVAL),
+        }.get(str(row["state"]))
+        if became is not None:
+            self.approvals_ended += 1
+            row |= {"state": became[0], "reason": became[1], "ended_at": self.moment}
+        return True
+
+    def webhook(self, row: Record) -> bool:
+        if row["status"] == "enabled":
+            self.webhooks_disabled += 1
+            row |= {"status": "disabled", "status_reason": MOVED_WEBHOOK, "status_since": self.moment}
+        # Where it was read to in the chain of that instance says nothing here.
+        row |= {"instance_seq": self.instance_seq, "failing_since": None}
+        return True
+
+    def delivery(self, row: Record) -> bool:
+        row |= {"claim": None, "claimed_until": None}
+        return True
+
+
+_CHANGES: dict[str, Callable[[Changes, Record], bool]] = {
+    "companies": Changes.company,
+    "agents": Changes.agent,
+    "secrets": Changes.secret,
+    "integrations": Changes.integration,
+    "schedules": Changes.schedule,
+    "runs": Changes.run,
+    "approvals": Changes.approval,
+    "webhooks": Changes.webhook,
+    "webhook_deliveries": Changes.delivery,
+}
