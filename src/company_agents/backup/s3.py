@@ -251,8 +251,9 @@ def _refused(address: str, error: ClientError, writing: bool) -> CompanyAgentsEr
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
         return unreachable(address, "missing", "there is no such bucket", "make it, or check COMPANY_AGENTS_BACKUPS")
-    if status == 429 or code in ("SlowDown", "Throttling", "RequestLimitExceeded"):
-        return unreachable(address, "throttled", "it asks to slow down", "try again in a minute")
+    # The reply to a HEAD has no more than the status; 503 is what S3 says where it asks to slow down.
+    if status in (429, 503):
+        return unreachable(address, "throttled", f"it asks to slow down ({status})", "try again in a minute")
     if status in (401, 403):
         return forbidden(address, writing=writing)
     if status >= 500:
