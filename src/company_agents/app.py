@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
+from company_agents.backup.backups import Backups
 from company_agents.backup.company_move import CompanyMover
+from company_agents.backup.places import open_place
+from company_agents.backup.restored import record_restores
 from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.embedded import hold_home
@@ -109,6 +112,7 @@ class App:
     audit: AuditLog
     events: AuditEvents
     keys: Keys
+    backups: Backups
     rotator: Rotator
     background: Background
     pruner: Pruner
@@ -212,6 +216,7 @@ async def open_app(
         with contextlib.suppress(CompanyAgentsError):
             await audit_keys.newest()
             await record_states(db, audit, audit_keys)
+            await record_restores(db, audit)
         outbox = await stack.enter_async_context(open_outbox(settings, store, audit, instance, long_lived=long_lived))
         stack.push_async_callback(audit.close)
         stack.push_async_callback(store.flush_used)
@@ -274,6 +279,7 @@ async def open_app(
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
+        backups = Backups(db, held, audit, outbox.head_keys, settings.home, lambda: open_place(settings))
         panic.followers.extend((background.stop, outbox.seal, sending.stop))
         if long_lived:
             outbox.deliverer.start()
@@ -302,9 +308,10 @@ async def open_app(
             audit=audit,
             events=AuditEvents(db, audit_keys.all, instance, outbox.head_keys.checks),
             keys=Keys(db, source, held, settings.key_period),
+            backups=backups,
             rotator=rotator,
             background=background,
-            pruner=Pruner(db, source, held, audit, audit_keys),
+            pruner=Pruner(db, source, held, audit, audit_keys, backups.look),
             panic=panic,
             held=held,
             replica=replica,

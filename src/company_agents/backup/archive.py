@@ -113,7 +113,7 @@ class ArchiveWriter:
         """Put the manifest into its place, and everything on the disk."""
         self._end_member()
         self._out.write(_END)
-        self._out.close()
+        self._out.__exit__(None, None, None)
         front = _entry(MANIFEST, manifest) + (_entry(SIGNATURE, signature) if signature else b"")
         frame = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(front)
         room = FRONT - len(frame) - 8
@@ -165,9 +165,9 @@ class Opened:
     size: int
 
 
-def open_archive(file: BinaryIO) -> Opened:
+def open_archive(file: BinaryIO, size: int | None = None) -> Opened:
     """
-    Read the beginning.
+    Read the beginning; `size` is that of the whole (bytes), where only the beginning is here.
 
     Raises:
         Broken: this is no archive of ours, or its beginning is damaged.
@@ -192,7 +192,7 @@ def open_archive(file: BinaryIO) -> Opened:
     if MANIFEST not in entries or set(entries) - {MANIFEST, SIGNATURE}:
         raise broken("it does not begin with a manifest")
     text = entries[MANIFEST]
-    size = file.seek(0, os.SEEK_END)
+    size = size or file.seek(0, os.SEEK_END)
     manifest = read_manifest(text)
     if sum(member.bytes for member in manifest.members) > MOST_RATIO * size:
         raise broken("it says that it unpacks to more than it can hold")

@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,32 +21,52 @@ _PART = ".part-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A file that is being written, and where it lies until it has a name."""
+
+    file: BinaryIO
+    part: Path
+
+    def named(self, target: Path) -> None:
+        """
+        Put it on the disk, under its name.
+
+        Raises:
+            Conflict: there is something of this name.
+        """
+        with explained(target):
+            self.flushed()
+            _name(self.part, target)
+            sync_folder(target.parent)
+
+    def flushed(self) -> None:
+        """Put it on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
 @contextlib.contextmanager
-def whole(target: Path) -> Iterator[BinaryIO]:
+def fresh(folder: Path, name: str = "new") -> Iterator[Fresh]:
     """
-    A fresh file of mode 0600 beside the target. It takes the target's name when the block ends well, and is gone when it
-    does not. What makers that were killed have left there goes as well.
+    A fresh file of mode 0600 in a folder, which is gone at the end unless it got a name. What makers that were killed have
+    left there goes as well.
 
     Raises:
-        Conflict: there is something of this name.
         Failed: it cannot be written; the code is `disk_full` where there is no room.
     """
-    with explained(target):
-        remove_parts(target.parent)
-        if os.path.lexists(target):
-            raise taken(target)
-        part = target.with_name(f".{target.name}{_PART}{secrets.token_hex(6)}")
+    with explained(folder):
+        remove_parts(folder)
+        part = folder / f".{name}{_PART}{secrets.token_hex(6)}"
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "w+b") as file:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-                _name(part, target)
+                with contextlib.suppress(OSError):
+                    # Not every file system has locks.
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield Fresh(file, part)
         finally:
             part.unlink(missing_ok=True)
-        sync_folder(target.parent)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ line, the database is as it was.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from uuid import UUID
 
 from company_agents.backup.archive import ArchiveReader, Opened
 from company_agents.backup.export import Progress, Stopped
-from company_agents.backup.manifest import Manifest, Newer, broken
+from company_agents.backup.manifest import Manifest, broken
+from company_agents.backup.schema import steps_of
 from company_agents.backup.tables import LEFT_OUT
 from company_agents.db.copying import CopySession, Table
 from company_agents.db.logins import Login
@@ -51,7 +51,7 @@ class Loaded:
 class Loading:
     """
     One restore. `replace`: what is there is given up, but for what `restore_today.sql` keeps of an instance that the backup
-    is of. `forgotten` are keys that the source does not have and no row needs.
+    is of. `source_owner` is in whose name the key source still is. `forgotten` are keys that the source does not have and no row needs.
     """
 
     login: Login
@@ -60,7 +60,7 @@ class Loading:
     replace: bool = False
     revoke_tokens: bool = False
     without_secrets: bool = False
-    takes_source: bool = False
+    source_owner: UUID | None = None
     hinted: Hinted | None = None
     forgotten: tuple[str, ...] = ()
     say: Progress = lambda step, done, total: None
@@ -180,9 +180,7 @@ class Loading:
         sealed = max(int(manifest.sequences.get("master_key_seals", 0)), seals)
         session.all("restore_seals", seals=sealed, today=seals)
         name = {"backup": manifest.id, "taken_at": manifest.taken_at}
-        session.run(
-            *("restore_identity",), **name, takes_source=self.takes_source, without_secrets=self.without_secrets
-        )
+        session.run("restore_identity", **name, without_secrets=self.without_secrets)
         for statement in ("restore_runs", "restore_approvals", "restore_dead_secrets", "restore_consents"):
             session.run(statement)
         needed = [key.key_id for key in manifest.needed_keys]
@@ -197,10 +195,15 @@ class Loading:
         elif self.hinted is not None:
             session.run("restore_overtaken_key", key_id=self.hinted.key_id, seals=sealed)
             session.run("restore_hinted_key", key_id=self.hinted.key_id, source=self.hinted.source, seals=sealed)
+        if self.source_owner is not None:
+            session.run("restore_source_owner", owner=self.source_owner, **name)
+        if self.without_secrets:
+            session.run("restore_without_audit_keys")
         session.run("restore_renamed", id=self.instance)
         session.run("restore_webhooks")
         session.run("restore_key_forgotten", key_ids=list(self.forgotten))
         if self.revoke_tokens:
+            session.run("restore_agent_tokens_gone")
             session.run("restore_operator_tokens_revoked")
             session.run("restore_operator_token_secrets_gone")
 
@@ -225,30 +228,9 @@ def _without_secrets(session: CopySession) -> None:
     for statement in (
         *("restore_without_versions", "restore_without_integrations", "restore_without_clients"),
         *("restore_without_webhooks", "restore_without_approvals", "restore_without_keys"),
-        *("restore_without_audit_keys", "restore_operator_tokens_revoked"),
+        *("restore_operator_tokens_revoked",),
     ):
         session.run(statement)
-
-
-def steps_of(manifest: Manifest) -> list[Migration]:
-    """
-    The steps that make the schema of an archive.
-
-    Raises:
-        Newer: this program does not know them all.
-        Broken: they are not those that this program knows.
-    """
-    known = known_migrations()
-    if manifest.schema.step > known[-1].version:
-        raise Newer(
-            f"the backup has the schema {manifest.schema.step}, and this program knows it up to {known[-1].version}",
-            hint="restore it with the version that made it, or a newer one",
-        )
-    steps = [step for step in known if step.version <= manifest.schema.step]
-    text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
-    if hashlib.sha256(text.encode()).hexdigest() != manifest.schema.checksum:
-        raise broken("its schema is not one that this program knows; restore it with the version that made it")
-    return steps
 
 
 def _apply(session: CopySession, steps: list[Migration], *, first: bool = False) -> None:

@@ -14,6 +14,7 @@ from company_agents.cli import (
     agent,
     approval,
     audit,
+    backup,
     company,
     consents,
     costs,
@@ -51,7 +52,21 @@ cli = typer.Typer(
 up.register(cli)
 importing.register(integration.group)
 consents.register(provider.group)
-for group in (company, agent, operator, provider, integration, key, runs, approval, schedule, limits, webhook, audit):
+for group in (
+    company,
+    agent,
+    operator,
+    provider,
+    integration,
+    key,
+    runs,
+    approval,
+    schedule,
+    limits,
+    webhook,
+    audit,
+    backup,
+):
     cli.add_typer(group.group)
 costs.register(cli)
 panic.register(cli)

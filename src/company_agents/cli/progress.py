@@ -21,6 +21,15 @@ _SAID = {
     "rewrap": "moving secrets",
     "verify": "looking for rows under the old key",
     "archive": "archiving the old key",
+    "tables": "reading its tables",
+    "backup": "copying every table",
+    "wrapping": "wrapping the key ring",
+    "restoring": "bringing every row in",
+    "laying aside": "making the tables",
+    "indexes": "making the indexes",
+    "finishing": "setting right what is over",
+    "reading": "reading the file",
+    "writing": "writing what it holds",
 }
 
 

@@ -21,9 +21,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from company_agents.errors import CompanyAgentsError, Exit
+from company_agents.errors import CompanyAgentsError, Exit, WrongUsage
 from company_agents.sensitive import Sensitive
 
 # What is said in place of an empty list.
@@ -114,6 +114,18 @@ def text_line(text: str) -> None:
 def piece(text: str) -> None:
     """Print a piece of somebody else's text, at once; it may end in the middle of a line."""
     print("\n".join(map(visible, text.split("\n"))), end="", flush=True)
+
+
+def bytes_out() -> BinaryIO:
+    """
+    Standard output, for what is no text.
+
+    Raises:
+        WrongUsage: it is a terminal.
+    """
+    if sys.stdout.isatty():
+        raise WrongUsage("a backup is not for a terminal", hint="name a file, or send it on: `… export - | …`")
+    return sys.stdout.buffer
 
 
 def note(text: str) -> None:

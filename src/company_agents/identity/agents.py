@@ -105,7 +105,7 @@ class Agents:
         async with caller.scope.transaction() as tx:
             if (await agent_in(tx, agent_id)).state == "retired":
                 raise Conflict("a retired agent gets no token", hint="hire another agent")
-            await self.store.replace(tx, _secret_name(agent_id), token)
+            await self.store.set(tx, _secret_name(agent_id), token)
             agent = await agent_in(tx, agent_id)
             await self.audit.append(caller.scope.company_id, "agent.token_rotated", actor=caller.label, agent=agent_id)
         await self.closed()

@@ -157,7 +157,7 @@ class Operators:
                 await self._insert(tx, invitation, name, totp, params)
             else:
                 await tx.run("operator_reset", **params)
-                await self.store.replace(tx, f"operator_totp/{operator_id}", totp)
+                await self.store.set(tx, f"operator_totp/{operator_id}", totp)
                 action, ended = "operator.reset", await self._end_access(tx, operator_id)
             row = await tx.one("operator_get", id=operator_id)
             await self.audit.append(None, action, actor=f"operator:{operator_id}", link=invitation.id, **ended)

@@ -4,12 +4,14 @@ Destroying keys that nothing needs any more.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from company_agents.audit.log import AuditLog
 from company_agents.db.database import Database, Row
-from company_agents.errors import Busy, NotFound, Refused
+from company_agents.errors import Busy, NotFound, Refused, Unavailable
 from company_agents.keysources.base import KeySource
 from company_agents.rotation.claim import check_owner
 from company_agents.rotation.fence import Fence, overtaken
@@ -44,6 +46,8 @@ class Pruner:
     held: HeldKeys
     audit: AuditLog
     audit_keys: AuditKeys
+    # Compares what is known of backups with what lies in their place.
+    look: Callable[[], Awaitable[None]]
 
     async def prune(self, key_id: str | None, who: str) -> Pruned:
         """
@@ -58,8 +62,12 @@ class Pruner:
         """
         # What became of a key that goes now could not be said any more afterwards.
         await record_states(self.db, self.audit, self.audit_keys, who=who)
+        # One that nobody has told of may need a key. Where the place is out of reach, what is known of it counts.
+        with contextlib.suppress(Unavailable):
+            await self.look()
         async with Fence.taken(self.db) as fence:
             async with fence.step("prune") as tx:
+                await tx.all("backups_let_go")
                 states = await tx.all("master_keys_list")
                 rows = {row["key_id"]: row["rows"] for row in await tx.all("secrets_by_key")}
                 backups = await tx.all("backups_list")

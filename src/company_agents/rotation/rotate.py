@@ -297,6 +297,7 @@ class Rotator:
     async def _destroyed(self, fence: Fence, result: Rotated, who: str) -> Rotated:
         assert result.old_key_id is not None
         async with self.db.instance_transaction() as tx:
+            await tx.all("backups_let_go")
             backups = await tx.all("backups_list")
         if any(backup["state"] == "running" for backup in backups):
             raise Busy(

@@ -4,6 +4,7 @@ At start: the key source and the database are compared. There is no fallback: wi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from company_agents.crypto.keyring import KeyRing, MasterKey
@@ -38,9 +39,10 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             await tx.one("master_keys_lock")
             registered = await tx.all("master_keys_list")
             found = await source.read()
-            check_owner(source, found, instance)
+            formers = [row["id"] for row in await tx.all("restore_source_owners")]
+            check_owner(source, found, instance, formers)
             if not registered:
-                return (await _first(tx, source, found, instance)).ring
+                return (await _first(tx, source, found, instance, formers)).ring
             missing = _missing(registered, found, gone)
             if missing:
                 # Once more: a copy may have been under way. And then the states: what a prune destroys it marks before.
@@ -49,7 +51,9 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
                 missing = [k for k in _missing(registered, found, gone) if k in _missing(before, found, gone)]
             _check(registered, found, missing, source)
             # Not before: a place that does not have our keys is not ours, and may be somebody else's.
-            found = await claim(source, found, instance, new=False)
+            found = await claim(source, found, instance, new=False, formers=formers)
+            if found.owner == instance and formers:
+                await tx.run("restore_source_taken")
             if await _reconcile(tx, source, registered, found):
                 found = await source.read()
             return found.ring
@@ -57,15 +61,16 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
         raise MayNotStart(error.sentence, hint=error.hint, code=error.reason) from error
 
 
-async def _first(tx: Tx, source: KeySource, found: Found, instance: UUID) -> Found:
-    row = await tx.one("instance_has_rows")
+async def _first(tx: Tx, source: KeySource, found: Found, instance: UUID, formers: Collection[UUID]) -> Found:
+    restored = (await tx.one("restored_without_secrets")) is not None
+    row = None if restored else await tx.one("instance_has_rows")
     if row is not None and row["found"]:
         raise MayNotStart(
             "the database has rows, and no master key is registered for them",
             hint="restore the database and the key of one time",
             code="key_missing",
         )
-    if len(found.keys) > 1:
+    if len(found.keys) > 1 and not restored:
         raise MayNotStart(
             "the key source holds several keys, and the database is empty",
             hint="point MASTER_KEY_PATH elsewhere, or restore the database that these keys belong to",
@@ -77,8 +82,9 @@ async def _first(tx: Tx, source: KeySource, found: Found, instance: UUID) -> Fou
             hint="`company-agents key init` makes one there, or put one there yourself: docs/master-key.md",
             code="key_missing",
         )
-    found = await claim(source, found, instance, new=True)
-    return await first_key(tx, source, found, found.keys[0] if found.keys else MasterKey.generate())
+    found = await claim(source, found, instance, new=True, formers=formers)
+    key = found.current or (found.keys[0] if found.keys else MasterKey.generate())
+    return await first_key(tx, source, found, key)
 
 
 async def first_key(tx: Tx, source: KeySource, found: Found, key: MasterKey) -> Found:

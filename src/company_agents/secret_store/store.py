@@ -98,6 +98,11 @@ class SecretStore:
         secret_id: UUID = row["id"]
         return secret_id
 
+    async def set(self, tx: Tx, name: str, value: Sensitive) -> UUID:
+        """Replace the value of a secret by its name, or store it where there is none: a restore may have left it out."""
+        row = await tx.one("secret_by_name", company_id=tx.company_id, name=name)
+        return await (self.replace if row else self.put)(tx, name, value)
+
     async def delete(self, tx: Tx, secret_id: UUID) -> None:
         """Delete a secret; one that is not there is no error."""
         await tx.run("secret_delete", id=secret_id)

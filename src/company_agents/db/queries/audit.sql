@@ -35,7 +35,8 @@ SELECT DISTINCT chain FROM audit_events ORDER BY chain;
 
 -- name: audit_key_of_head
 -- Under which audit key the chain of the instance goes on.
-SELECT h.audit_key FROM audit_heads h JOIN instance i ON i.id = h.chain;
+SELECT greatest(coalesce(h.audit_key, 0), i.audit_keys_lost) AS audit_key
+FROM instance i LEFT JOIN audit_heads h ON h.chain = i.id;
 
 -- name: audit_chains_before
 -- The chains of companies that go on under an older audit key than this.

@@ -74,10 +74,22 @@ SELECT server FROM instance;
 
 -- name: restore_identity
 -- A new name: what was signed, sent and claimed in the old one stays apart from what comes now.
-INSERT INTO former_instances (id, backup_id, taken_at, takes_source, without_secrets)
-SELECT i.id, %(backup)s, %(taken_at)s, %(takes_source)s, %(without_secrets)s FROM instance i
+INSERT INTO former_instances (id, backup_id, taken_at, without_secrets)
+SELECT i.id, %(backup)s, %(taken_at)s, %(without_secrets)s FROM instance i
 ON CONFLICT (id) DO UPDATE SET backup_id = EXCLUDED.backup_id, taken_at = EXCLUDED.taken_at, restored_at = now(),
-       takes_source = EXCLUDED.takes_source, without_secrets = EXCLUDED.without_secrets, recorded = false;
+       without_secrets = EXCLUDED.without_secrets, recorded = false;
+
+-- name: restore_source_owner
+-- In whose name the key source still is; this instance takes it over when it starts.
+INSERT INTO former_instances (id, backup_id, taken_at, takes_source, recorded)
+VALUES (%(owner)s, %(backup)s, %(taken_at)s, true, true)
+ON CONFLICT (id) DO UPDATE SET takes_source = true;
+
+-- name: restore_source_owners
+SELECT id FROM former_instances WHERE takes_source;
+
+-- name: restore_source_taken
+UPDATE former_instances SET takes_source = false WHERE takes_source;
 
 -- name: restore_renamed
 UPDATE instance SET id = %(id)s, sealed_at = NULL, sealed_by = NULL;
@@ -141,6 +153,9 @@ FROM operator_tokens t JOIN operators o ON o.id = t.operator_id
 WHERE t.revoked_at IS NULL AND t.ends_at > now() AND o.disabled_at IS NULL
 ORDER BY 1, 5 NULLS FIRST, 3;
 
+-- name: restore_agent_tokens_gone
+DELETE FROM secrets WHERE name LIKE 'agent_token/%%';
+
 -- name: restore_operator_tokens_revoked
 UPDATE operator_tokens SET revoked_at = now() WHERE revoked_at IS NULL;
 
@@ -171,8 +186,12 @@ DELETE FROM master_keys;
 UPDATE instance SET audit_keys_lost = (SELECT coalesce(max(audit_key), 0) FROM audit_heads);
 
 -- name: restore_unrecorded
-SELECT id, backup_id, taken_at, restored_at, takes_source, without_secrets FROM former_instances WHERE NOT recorded
+SELECT id, backup_id, taken_at, restored_at, without_secrets FROM former_instances WHERE NOT recorded
 ORDER BY restored_at, id;
 
 -- name: restore_recorded
 UPDATE former_instances SET recorded = true WHERE id = %(id)s;
+
+-- name: restored_without_secrets
+-- The last restore brought no secrets, and no key is registered since.
+SELECT id FROM former_instances WHERE without_secrets LIMIT 1;

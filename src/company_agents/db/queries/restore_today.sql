@@ -7,9 +7,8 @@ INSERT INTO former_instances SELECT * FROM today_former_instances ON CONFLICT (i
 
 -- name: today_former_self
 -- Today's own name: it may be another than that of the backup.
-INSERT INTO former_instances (id, backup_id, taken_at, takes_source)
-SELECT id, %(backup)s, %(taken_at)s, true FROM today_instance
-ON CONFLICT (id) DO UPDATE SET takes_source = true, recorded = false;
+INSERT INTO former_instances (id, backup_id, taken_at)
+SELECT id, %(backup)s, %(taken_at)s FROM today_instance ON CONFLICT (id) DO UPDATE SET recorded = false;
 
 -- name: today_keys_away
 DELETE FROM master_keys;

@@ -1,0 +1,342 @@
+"""
+The backups of an instance: made, looked at, listed, given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from uuid import UUID, uuid4
+
+from company_agents.audit.log import AuditLog
+from company_agents.backup.archive import FRONT, Opened, open_archive, opened_file
+from company_agents.backup.export import Export, Heads, Progress, Target
+from company_agents.backup.files import explained, fresh, nameless, taken
+from company_agents.backup.manifest import INSTANCE, Manifest
+from company_agents.backup.places import Place, backup_name
+from company_agents.backup.ring import check_passphrase
+from company_agents.backup.rows import BackupRow
+from company_agents.backup.threads import in_thread
+from company_agents.backup.verify import Verdict, Verifying
+from company_agents.db.database import Database
+from company_agents.errors import CompanyAgentsError, Conflict, Failed, NotFound
+from company_agents.secret_store.head_keys import HeadKeys
+from company_agents.secret_store.keys import HeldKeys
+from company_agents.sensitive import Sensitive
+
+
+def _quiet(step: str, done: int, total: int) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that was made. `key_ids` are the keys without which it does not open; `size` in bytes."""
+
+    id: UUID
+    file: str
+    place: str
+    taken_at: datetime
+    size: int
+    rows: int
+    secrets: int
+    key_ids: list[str]
+    with_ring: bool
+
+
+@dataclass
+class Backups:
+    """
+    For the command line, owners and the schedule. `place` is where the backups lie that nobody names a file for; it is
+    opened when it is first asked for.
+    """
+
+    db: Database
+    held: HeldKeys
+    audit: AuditLog
+    head_keys: HeadKeys
+    home: Path
+    open_place: Callable[[], Place]
+    _place: Place | None = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @property
+    def place(self) -> Place:
+        """
+        Raises:
+            MayNotStart: its setting cannot be used.
+        """
+        if self._place is None:
+            self._place = self.open_place()
+        return self._place
+
+    async def export(self, path: Path, *, passphrase: Sensitive | None, who: str, say: Progress = _quiet) -> Made:
+        """
+        Make a backup in a new file; with a `passphrase`, the key ring goes along.
+
+        Raises:
+            WrongUsage: the passphrase is weak.
+            Conflict: there is something of this name.
+            Failed: it cannot be written.
+        """
+        target = Target(path.name, str(path.parent), made_by=who)
+
+        def make(export: Export) -> Manifest:
+            if path.exists():
+                raise taken(path)
+            with fresh(path.parent, path.name) as new:
+                return export.run(new.file, target, lambda: new.named(path))
+
+        manifest = await self._make(make, passphrase, who, say, target)
+        return await asyncio.to_thread(lambda: _made(manifest, target, path.stat().st_size))
+
+    async def export_to(self, out: BinaryIO, *, passphrase: Sensitive | None, who: str, say: Progress = _quiet) -> Made:
+        """The same into a stream, which gets it when it is whole."""
+        target = Target("(standard output)", "", made_by=who)
+        folder = self._folder()
+        size = 0
+
+        def make(export: Export) -> Manifest:
+            nonlocal size
+            with nameless(folder) as file:
+
+                def pass_on() -> None:
+                    file.seek(0)
+                    shutil.copyfileobj(file, out, 1024 * 1024)
+                    out.flush()
+
+                manifest = export.run(file, target, pass_on)
+                size = file.seek(0, io.SEEK_END)
+                return manifest
+
+        manifest = await self._make(make, passphrase, who, say, target)
+        return _made(manifest, target, size)
+
+    async def make(self, who: str, *, scheduled: bool = False, say: Progress = _quiet) -> Made:
+        """
+        Make a backup in the place of backups, without the key ring, and look at it there.
+
+        Raises:
+            Conflict: one is being made by this orchestrator.
+            Unavailable: the place is out of reach.
+            Failed: it was made and is not good.
+        """
+        if self._turn.locked():
+            raise Conflict("a backup is being made just now", hint="wait until it is there", code="backup_runs")
+        async with self._turn:
+            return await self._make_in_place(who, scheduled, say)
+
+    async def _make_in_place(self, who: str, scheduled: bool, say: Progress) -> Made:
+        place, backup = self.place, uuid4()
+        name = backup_name(datetime.now(UTC), backup)
+        target = Target(name, place.address, scheduled=scheduled, made_by=who)
+        loop, size = asyncio.get_running_loop(), 0
+
+        def make(export: Export) -> Manifest:
+            nonlocal size
+            with fresh(self._folder()) as new:
+
+                def put() -> None:
+                    new.flushed()
+                    asyncio.run_coroutine_threadsafe(place.put(name, new.part), loop).result()
+
+                manifest = export.run(new.file, target, put)
+                size = new.part.stat().st_size
+                return manifest
+
+        made = _made(await self._make(make, None, who, say, target, backup), target, size)
+        verdict = await self.verify(made.id, say=say)
+        if not verdict.would_restore:
+            raise Failed(f"the backup was made, and is not good: {verdict.because}", hint=verdict.hint)
+        return made
+
+    async def _make(
+        self,
+        make: Callable[[Export], Manifest],
+        passphrase: Sensitive | None,
+        who: str,
+        say: Progress,
+        target: Target,
+        backup: UUID | None = None,
+    ) -> Manifest:
+        if passphrase is not None:
+            await asyncio.to_thread(check_passphrase, passphrase)
+        number, sign = await self.head_keys.newest()
+        export = Export(
+            *(self.db.logins.instance, self.audit.instance_id, self.held.ring, Heads(number, sign), passphrase, say),
+            id=backup or uuid4(),
+        )
+        facts = {"backup": export.id, "file": target.file, "place": target.place, "with_ring": passphrase is not None}
+        await self.audit.append(None, "backup.begun", actor=who, **facts)
+        try:
+            manifest = await in_thread(lambda: make(export), export.stop)
+        except CompanyAgentsError as error:
+            await self.audit.append(None, "backup.failed", actor=who, error=error.reason, **facts)
+            raise
+        keys = [key.key_id for key in manifest.needed_keys]
+        await self.audit.append(None, "backup.made", actor=who, rows=manifest.rows, keys=keys, **facts)
+        return manifest
+
+    async def verify_file(self, path: Path, *, passphrase: Sensitive | None = None, say: Progress = _quiet) -> Verdict:
+        """
+        Read a file whole, and open every secret in it.
+
+        Raises:
+            Broken, Newer: it is not whole, or of a later version.
+            WrongPassphrase: the passphrase does not open its ring.
+        """
+        with opened_file(path) as file:
+            opened = open_archive(file)
+            return await self._verified(file, opened, passphrase, say)
+
+    async def verify(self, backup: UUID, *, say: Progress = _quiet) -> Verdict:
+        """
+        The same with one that is known, where it lies. What was found is remembered.
+
+        Raises:
+            NotFound: there is no such backup, or it is not where it should be.
+        """
+        async with self.fetched(backup) as path:
+            try:
+                verdict = await self.verify_file(path, say=say)
+            except CompanyAgentsError as error:
+                await self._note("backup_verified", backup, error.sentence)
+                raise
+        await self._note("backup_verified", backup, "" if verdict.would_restore else verdict.because)
+        return verdict
+
+    async def _verified(self, file: BinaryIO, opened: Opened, passphrase: Sensitive | None, say: Progress) -> Verdict:
+        verifying = Verifying(self.held.ring, passphrase, say)
+        return await in_thread(lambda: verifying.run(file, opened), verifying.stop)
+
+    @contextlib.asynccontextmanager
+    async def fetched(self, backup: UUID) -> AsyncIterator[Path]:
+        """A known backup as a file here, for a while."""
+        row = await self.get(backup)
+        if row.place != self.place.address:
+            yield Path(row.place) / row.file
+            return
+        if (local := self.place.local(row.file)) is not None:
+            yield local
+            return
+        path = self._folder() / f".fetched-{uuid4().hex}"
+        try:
+            await self.place.get(row.file, path)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def get(self, backup: UUID) -> BackupRow:
+        """
+        Raises:
+            NotFound: there is no such backup.
+        """
+        found = next((row for row in await self.rows() if row.id == backup), None)
+        if found is None:
+            raise NotFound("there is no such backup", hint="`company-agents backup list` shows them")
+        return found
+
+    async def current(self) -> list[BackupRow]:
+        """Every backup that is known, newest first, after a look at the place of backups."""
+        with contextlib.suppress(CompanyAgentsError):
+            await self.look()
+        return await self.rows()
+
+    async def rows(self) -> list[BackupRow]:
+        """Every backup that is known, newest first."""
+        async with self.db.instance_transaction() as tx:
+            await tx.all("backups_let_go")
+            found = await tx.all("backup_rows")
+        return [BackupRow(**{**row, "key_ids": tuple(row["key_ids"])}) for row in found]
+
+    async def look(self) -> None:
+        """
+        Compare what is known with what lies in the place of backups: what is there counts, by its manifest.
+
+        Raises:
+            Unavailable: the place is out of reach. Then what is known stays.
+        """
+        place = self.place
+        stored = {each.name: each for each in await place.list()}
+        known = {row.file: row for row in await self.rows() if row.place == place.address}
+        for name, each in stored.items():
+            if name not in known or known[name].state == "failed":
+                await self._take_note(place, name, each.size)
+        async with self.db.instance_transaction() as tx:
+            for name, row in known.items():
+                if name not in stored and row.state == "whole":
+                    await tx.run("backup_gone", id=row.id)
+
+    async def _take_note(self, place: Place, name: str, size: int) -> None:
+        try:
+            opened = open_archive(io.BytesIO(await place.beginning(name, FRONT)), size=size)
+        except CompanyAgentsError:
+            # None of ours, or none any more; what it needed, nobody can say.
+            return
+        manifest = opened.manifest
+        if manifest.kind != INSTANCE:
+            return
+        async with self.db.instance_transaction() as tx:
+            await tx.run(
+                "backup_found",
+                id=manifest.id,
+                file=name,
+                place=place.address,
+                key_ids=[key.key_id for key in manifest.needed_keys],
+                with_ring=bool(manifest.ring),
+                size=size,
+                rows=manifest.rows,
+                created_at=manifest.taken_at,
+            )
+
+    async def forget(self, backup: UUID, who: str) -> BackupRow:
+        """
+        Give a backup up: it is taken from the place of backups, and keeps no key any more. A file elsewhere stays where it is.
+
+        Raises:
+            NotFound: there is no such backup.
+            Conflict: it is being made.
+        """
+        row = await self.get(backup)
+        if row.state == "running":
+            raise Conflict("this backup is being made just now", hint="stop its maker first")
+        await self.audit.append(None, "backup.forgotten", actor=who, backup=row.id, file=row.file, place=row.place)
+        if row.place == self.place.address:
+            await self.place.delete(row.file)
+        await self._note("backup_gone", backup)
+        return row
+
+    async def drilled(self, backup: UUID, problem: str) -> None:
+        """Remember what came of a trial restore."""
+        await self._note("backup_drilled", backup, problem)
+
+    async def _note(self, statement: str, backup: UUID, problem: str | None = None) -> None:
+        async with self.db.instance_transaction() as tx:
+            await tx.run(statement, id=backup, **({} if problem is None else {"problem": problem}))
+
+    def _folder(self) -> Path:
+        folder = self.home / "data"
+        with explained(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+
+def _made(manifest: Manifest, target: Target, size: int) -> Made:
+    return Made(
+        id=manifest.id,
+        file=target.file,
+        place=target.place,
+        taken_at=manifest.taken_at,
+        size=size,
+        rows=manifest.rows,
+        secrets=manifest.secrets,
+        key_ids=[key.key_id for key in manifest.needed_keys],
+        with_ring=bool(manifest.ring),
+    )

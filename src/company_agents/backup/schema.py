@@ -1,0 +1,31 @@
+"""
+Of which schema an archive is, and whether this program knows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from company_agents.backup.manifest import Manifest, Newer, broken
+from company_agents.db.migrate import Migration, known_migrations
+
+
+def steps_of(manifest: Manifest) -> list[Migration]:
+    """
+    The steps that make the schema of an archive.
+
+    Raises:
+        Newer: this program does not know them all.
+        Broken: they are not those that this program knows.
+    """
+    known = known_migrations()
+    if manifest.schema.step > known[-1].version:
+        raise Newer(
+            f"the backup has the schema {manifest.schema.step}, and this program knows it up to {known[-1].version}",
+            hint="restore it with the version that made it, or a newer one",
+        )
+    steps = [step for step in known if step.version <= manifest.schema.step]
+    text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
+    if hashlib.sha256(text.encode()).hexdigest() != manifest.schema.checksum:
+        raise broken("its schema is not one that this program knows; restore it with the version that made it")
+    return steps
