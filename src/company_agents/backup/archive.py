@@ -113,7 +113,7 @@ class ArchiveWriter:
         """Put the manifest into its place, and everything on the disk."""
         self._end_member()
         self._out.write(_END)
-        self._out.__exit__(None, None, None)
+        self._out.close()  # type: ignore[no-untyped-call]
         front = _entry(MANIFEST, manifest) + (_entry(SIGNATURE, signature) if signature else b"")
         frame = zstandard.ZstdCompressor(level=3, write_checksum=True).compress(front)
         room = FRONT - len(frame) - 8

@@ -108,25 +108,32 @@ async def whole_file(path: Path, passphrase: Sensitive, say: Say) -> AsyncIterat
 def _proved(file: BinaryIO, passphrase: Sensitive, say: Say) -> CompanyFile:
     opened = open_archive(file)
     company = _checked(opened.manifest)
-    reader = ArchiveReader(file, opened)
-    pieces = reader.pieces()
-    _, wrapped = next(pieces)
-    # The second piece is there when the first is known to be whole.
-    _, head = next(pieces)
+    wrapped, head = _read(file, opened, say)
+    # What is damaged is said to be, and not that the passphrase is wrong.
     keys = ring.unwrap(wrapped, passphrase)
     if not signature.check(keys, opened):
         raise broken("it is not signed with the key that lies in it")
-    sealed, counted = 0, dict.fromkeys((member.name for member in opened.manifest.members), 0)
-    for member, content in pieces:
-        say("reading", reader.done, reader.size)
-        rows = _rows(member, content)
-        counted[member.name] += len(rows)
+    reader = ArchiveReader(file, opened)
+    for member, content in reader.pieces():
+        say("opening", reader.done, reader.size)
         if member.name == SECRETS.member:
-            _open_all([_sealed(member, row, company) for row in rows], keys)
-            sealed += len(rows)
+            _open_all([_sealed(member, row, company) for row in _rows(member, content)], keys)
+    return CompanyFile(file, opened, company, keys, _head(head, company))
+
+
+def _read(file: BinaryIO, opened: Opened, say: Say) -> tuple[bytes, bytes]:
+    """Every member once: it is whole, and its rows are rows. Returns the wrapped key, and the head of the chain."""
+    reader = ArchiveReader(file, opened)
+    small, counted = {}, dict.fromkeys((member.name for member in opened.manifest.members), 0)
+    for member, content in reader.pieces():
+        say("reading", reader.done, reader.size)
+        if member.name in _BY_MEMBER:
+            counted[member.name] += len(_rows(member, content))
+        else:
+            small[member.name] = content
     if any(counted[member.name] != member.rows for member in opened.manifest.members):
         raise broken("it has not as many rows as its manifest says")
-    return CompanyFile(file, opened, company, keys, _head(head, company))
+    return small[RING], small[HEADS]
 
 
 def _checked(manifest: Manifest) -> UUID:

@@ -4,11 +4,28 @@ company-agents company …
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from company_agents.cli import progress
 from company_agents.cli.command import Session, command, noun
 from company_agents.cli.options import After, Limit, Name
-from company_agents.cli.terminal import Result
+from company_agents.cli.passphrase import Passphrase, PassphraseStdin, read_passphrase
+from company_agents.cli.terminal import Result, count, plain
 
 group = noun("company", "The companies of this instance.")
+
+Company = Annotated[str, typer.Argument(metavar="COMPANY", help="its id, or its name")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="the file that it is moved in")]
+NewName = Annotated[str | None, typer.Option("--name", metavar="NAME", help="what it is called here; else as there")]
+EnableSchedules = Annotated[
+    bool, typer.Option("--enable-schedules", help="its schedules start runs here at once; else they are paused")
+]
+RevokeTokens = Annotated[
+    bool, typer.Option("--revoke-tokens", help="leave the tokens of its agents behind; else they are good here too")
+]
 
 
 @command(group, "create")
@@ -22,3 +39,77 @@ async def listing(session: Session, after: After = None, limit: Limit = 50) -> R
     """List the companies."""
     page = await session.app.companies.list(session.principal, after, limit)
     return Result(page, columns=("id", "name", "created_at"))
+
+
+@command(group, "export")
+async def export(
+    session: Session,
+    company: Company,
+    file: File,
+    passphrase: Passphrase = None,
+    passphrase_stdin: PassphraseStdin = False,
+) -> Result:
+    """Write one company with its secrets into a file that a passphrase opens, to move it to another instance."""
+    secret = read_passphrase(passphrase, passphrase_stdin, confirm=True)
+    with progress.shown(session.json) as say:
+        done = await session.app.mover.export(session.principal, company, _path(file), secret, say)
+    text = f"{done.name} is in {done.file}: {count(done.secrets, 'secret')}, {count(done.rows, 'row')}"
+    return Result(done, text=text, note=_chain_note(done.chain_faults))
+
+
+@command(group, "import")
+async def import_(
+    session: Session,
+    file: File,
+    passphrase: Passphrase = None,
+    passphrase_stdin: PassphraseStdin = False,
+    name: NewName = None,
+    enable_schedules: EnableSchedules = False,
+    revoke_tokens: RevokeTokens = False,
+) -> Result:
+    """Bring a company in from such a file: all of it, or nothing."""
+    secret = read_passphrase(passphrase, passphrase_stdin, confirm=False)
+    with progress.shown(session.json) as say:
+        done = await session.app.mover.import_(
+            *(session.principal, _path(file), secret),
+            name=name,
+            enable_schedules=enable_schedules,
+            revoke_tokens=revoke_tokens,
+            say=say,
+        )
+    known = {provider.name for provider in session.app.providers.list()}
+    unknown = [provider for provider in done.providers if provider not in known]
+    lines = [f"{done.name} is here, as {done.company}: {count(done.secrets, 'secret')}, {count(done.rows, 'row')}"]
+    lines += [f"the token of {agent.name} ({agent.id}) is good on both instances" for agent in done.tokens]
+    lines += _changed(done)
+    lines += [f"there is no provider {provider} here: what uses it cannot be used" for provider in unknown]
+    data = {**plain(done), "unknown_providers": unknown}
+    return Result(data, text="\n".join(lines), note=_chain_note(done.chain_faults))
+
+
+def _path(file: str) -> Path:
+    # What is said of it is true wherever one stands.
+    return Path(file).absolute()
+
+
+def _changed(done: Any) -> list[str]:
+    said = (
+        (done.schedules_paused, "schedule is paused", "schedules are paused"),
+        (done.webhooks_disabled, "webhook is disabled", "webhooks are disabled"),
+        (done.runs_ended, "run that was under way has ended", "runs that were under way have ended"),
+        (done.approvals_ended, "request that waited has ended", "requests that waited have ended"),
+    )
+    lines = [count(number, one, many) for number, one, many in said if number]
+    return [
+        *lines,
+        *(f"{agent} is back in the sandbox: its agent show says how to let it out" for agent in done.unsandboxed),
+    ]
+
+
+def _chain_note(faults: int) -> str:
+    if not faults:
+        return ""
+    return (
+        f"its audit chain was not whole where it came from ({count(faults, 'fault')}): keep what `company-agents audit "
+        "export` says there"
+    )
