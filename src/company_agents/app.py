@@ -13,6 +13,7 @@ from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
 from company_agents.backup.backups import Backups
 from company_agents.backup.company_move import CompanyMover
+from company_agents.backup.drill import Drill
 from company_agents.backup.places import open_place
 from company_agents.backup.restored import record_restores
 from company_agents.companies.instance import Instance, instance_id
@@ -113,6 +114,7 @@ class App:
     events: AuditEvents
     keys: Keys
     backups: Backups
+    drill: Drill
     rotator: Rotator
     background: Background
     pruner: Pruner
@@ -280,6 +282,7 @@ async def open_app(
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
         backups = Backups(db, held, audit, outbox.head_keys, settings.home, lambda: open_place(settings))
+        drill = Drill(settings, backups, audit)
         panic.followers.extend((background.stop, outbox.seal, sending.stop))
         if long_lived:
             outbox.deliverer.start()
@@ -309,6 +312,7 @@ async def open_app(
             events=AuditEvents(db, audit_keys.all, instance, outbox.head_keys.checks),
             keys=Keys(db, source, held, settings.key_period),
             backups=backups,
+            drill=drill,
             rotator=rotator,
             background=background,
             pruner=Pruner(db, source, held, audit, audit_keys, backups.look),

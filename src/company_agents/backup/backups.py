@@ -178,7 +178,9 @@ class Backups:
         try:
             manifest = await in_thread(lambda: make(export), export.stop)
         except CompanyAgentsError as error:
-            await self.audit.append(None, "backup.failed", actor=who, error=error.reason, **facts)
+            if not target.scheduled:
+                # The schedule says so itself, also where it never came to this.
+                await self.audit.append(None, "backup.failed", actor=who, problem=error.reason, **facts)
             raise
         keys = [key.key_id for key in manifest.needed_keys]
         await self.audit.append(None, "backup.made", actor=who, rows=manifest.rows, keys=keys, **facts)

@@ -169,6 +169,8 @@ class Loading:
                     self.say("restoring", reader.done, reader.size)
                     self._go_on()
                     item = next(pieces, None)
+            if session.copied != member.rows:
+                raise broken(f"{member.name} has {session.copied} rows, and its manifest says {member.rows}")
 
     def _go_on(self) -> None:
         if self.stop.is_set():

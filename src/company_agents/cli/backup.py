@@ -47,6 +47,9 @@ TakeOver = Annotated[
     bool,
     typer.Option("--take-over-source", help="take the key source from the instance that has it, which is locked out"),
 ]
+SomeBackupId = Annotated[
+    UUID | None, typer.Option("--id", parser=an_id, metavar="ID", help="this backup; else the newest")
+]
 BackupId = Annotated[UUID, typer.Option("--id", parser=an_id, metavar="ID", help="the backup")]
 
 
@@ -119,6 +122,31 @@ def _verdict_text(found: Verdict) -> str:
     lines += [f"{bad.problem}: secret {bad.id}, {bad.name}, company {bad.company_id or '—'}" for bad in found.bad]
     lines.append(f"would restore here: {'yes' if found.would_restore else 'no'}, because {found.because}")
     return "\n".join(lines)
+
+
+@command(group, "make")
+async def make(session: Session) -> Result:
+    """Make a backup in the place of backups, without the master key, and verify it there."""
+    with progress.shown(session.json) as say:
+        made = await session.app.backups.make(session.principal.label, say=say)
+    text = f"{made.file} is whole and verified: {count(made.rows, 'row')}, {count(made.secrets, 'secret')}, {size_text(made.size)}"
+    return Result(made, text=text, note=f"it lies at {made.place}, and opens with the key {', '.join(made.key_ids)}")
+
+
+@command(group, "drill")
+async def drill(session: Session, id: SomeBackupId = None) -> Result:
+    """Restore the newest backup into a home and a database that are thrown away, and open everything in it."""
+    with progress.shown(session.json) as say:
+        found = await session.app.drill.run(id, session.principal.label, say)
+    lines = [
+        f"{found.file}, taken {short_time(found.taken_at)}: restored in {found.seconds:.0f} s",
+        f"{count(found.rows, 'row')} came back; {count(found.opened, 'secret')} opened, {len(found.bad)} did not",
+        f"{count(found.events, 'audit event')} proved, {count(len(found.faults), 'fault')}",
+    ]
+    lines += [f"{bad.problem}: secret {bad.id}, {bad.name}, company {bad.company_id or '—'}" for bad in found.bad]
+    lines.append(f"it is not good: {found.problem}" if found.problem else "it would restore")
+    status = Exit.FAILED if found.problem else Exit.DONE
+    return Result({**plain(found), "ok": not found.problem}, text="\n".join(lines), exit_status=status)
 
 
 @command(group, "list", keyless=True)

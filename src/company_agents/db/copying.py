@@ -36,6 +36,7 @@ class CopySession:
 
     def __init__(self, connection: psycopg.Connection[Row]) -> None:
         self._connection = connection
+        self.copied = 0
 
     @classmethod
     @contextlib.contextmanager
@@ -104,10 +105,15 @@ class CopySession:
 
     @contextlib.contextmanager
     def into(self, table: Table) -> Iterator[psycopg.Copy]:
-        """Whatever is written to it becomes its rows. Not where row-level security binds this role."""
+        """
+        Whatever is written to it becomes its rows; `copied` says how many they were. Not where row-level security binds
+        this role.
+        """
         statement = self.one("copy_in", name=table.name, columns=list(table.columns))["statement"]
-        with translated(), self._connection.cursor().copy(cast(LiteralString, statement)) as copy:
+        cursor = self._connection.cursor()
+        with translated(), cursor.copy(cast(LiteralString, statement)) as copy:
             yield copy
+        self.copied = cursor.rowcount
 
 
 # What COPY writes instead of a character in its text format (Postgres, "COPY": text format).

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import sys
@@ -345,6 +346,26 @@ class HomeLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def discard(home: Path) -> None:
+    """
+    Remove a home that nobody uses any more, with its database, when the server there has stopped. Blocks.
+
+    Raises:
+        MayNotStart: the server does not stop, or something cannot be removed.
+    """
+    with locks.translated(home):
+        lock = locks.open_lock(home, locks.SUPERVISOR)
+        try:
+            if not locks.wait_lock(lock, fcntl.LOCK_SH, time.monotonic() + PATIENCE):
+                raise _too_slow(home, "stop")
+        finally:
+            locks.close_lock(lock)
+        database = Path(os.path.realpath(home / "db"))
+        if database.is_dir():
+            shutil.rmtree(database)
+        shutil.rmtree(home)
 
 
 def hold_home(home: Path) -> HomeLock:
