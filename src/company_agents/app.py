@@ -14,7 +14,7 @@ from company_agents.audit.log import AuditLog
 from company_agents.backup.backups import Backups
 from company_agents.backup.company_move import CompanyMover
 from company_agents.backup.drill import Drill
-from company_agents.backup.places import open_place
+from company_agents.backup.parts import open_backups
 from company_agents.backup.restored import record_restores
 from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
@@ -281,8 +281,8 @@ async def open_app(
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
-        backups = Backups(db, held, audit, outbox.head_keys, settings.home, lambda: open_place(settings))
-        drill = Drill(settings, backups, audit)
+        parts = open_backups(settings, db, held, audit, outbox.head_keys, long_lived=long_lived)
+        backup = await stack.enter_async_context(parts)
         panic.followers.extend((background.stop, outbox.seal, sending.stop))
         if long_lived:
             outbox.deliverer.start()
@@ -311,11 +311,11 @@ async def open_app(
             audit=audit,
             events=AuditEvents(db, audit_keys.all, instance, outbox.head_keys.checks),
             keys=Keys(db, source, held, settings.key_period),
-            backups=backups,
-            drill=drill,
+            backups=backup.backups,
+            drill=backup.drill,
             rotator=rotator,
             background=background,
-            pruner=Pruner(db, source, held, audit, audit_keys, backups.look),
+            pruner=Pruner(db, source, held, audit, audit_keys, backup.backups.look),
             panic=panic,
             held=held,
             replica=replica,
