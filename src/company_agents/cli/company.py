@@ -49,7 +49,7 @@ async def export(
     passphrase: Passphrase = None,
     passphrase_stdin: PassphraseStdin = False,
 ) -> Result:
-    """Write one company with its secrets into a file that a passphrase opens, to move it to another instance."""
+    """Write a company with its secrets into a file, to move it to another instance."""
     secret = read_passphrase(passphrase, passphrase_stdin, confirm=True)
     with progress.shown(session.json) as say:
         done = await session.app.mover.export(session.principal, company, _path(file), secret, say)
@@ -67,7 +67,7 @@ async def import_(
     enable_schedules: EnableSchedules = False,
     revoke_tokens: RevokeTokens = False,
 ) -> Result:
-    """Bring a company in from such a file: all of it, or nothing."""
+    """Bring a company in from such a file."""
     secret = read_passphrase(passphrase, passphrase_stdin, confirm=False)
     with progress.shown(session.json) as say:
         done = await session.app.mover.import_(

@@ -100,6 +100,8 @@ EVENTS = {
     "instance.unsealed": "Instance unsealed",
     "instance.unseal_refused": "Unsealing refused",
     "company.created": "Company created",
+    "company.exported": "Company written into a file, with its secrets",
+    "company.imported": "Company brought in from a file",
     "agent.created": "Agent hired",
     "agent.paused": "Agent paused",
     "agent.active": "Agent resumed",
