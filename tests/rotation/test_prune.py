@@ -5,9 +5,10 @@ Which keys are destroyed, and which never; and a key that got out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ async def backup(app: App, file: str, state: str, *key_ids: str) -> None:
         )
 
 
+@contextlib.asynccontextmanager
+async def making(app: App, file: str) -> AsyncIterator[None]:
+    """A backup that is being made: its maker's session holds it."""
+    given = {"i": uuid.uuid4(), "f": file, "s": "running", "k": []}
+    async with await app.store.db.logins.instance.connect() as connection:
+        await connection.execute(b"SELECT pg_advisory_lock(7301005, hashtext((%(i)s::uuid)::text))", given)
+        await connection.execute(BACKUP.encode(), given)
+        yield
+
+
 async def kept(app: App, key_id: str, why: str, error: type[Exception] = Refused) -> None:
     """It is not destroyed: neither by its id nor by itself."""
     with pytest.raises(error, match=why):
@@ -81,8 +92,8 @@ async def test_a_key_is_kept_while_anything_needs_it_and_destroyed_when_nothing_
         place.sql(MOVE, k=active)
         await backup(app, "monday.cab", "whole", active, old)
         await kept(app, old, "the backup monday.cab needs it")
-        await backup(app, "tuesday.cab", "running")
-        await kept(app, old, "a backup is being made", Busy)
+        async with making(app, "tuesday.cab"):
+            await kept(app, old, "a backup is being made", Busy)
         place.sql("UPDATE backups SET state = 'gone'")
         with pytest.raises(NotFound):
             await app.pruner.prune("0123456789abcdef", "tester")
@@ -191,6 +202,14 @@ async def test_what_comes_to_need_a_key_while_it_is_being_pruned_keeps_it(place:
         assert "destroy" not in source.calls
 
 
+async def test_a_backup_whose_maker_was_killed_keeps_no_key(place: Place) -> None:
+    async with place.open() as app:
+        old = await rotated(app, place)
+        await backup(app, "killed.cab", "running")
+        assert (await app.pruner.prune(None, "tester")).destroyed == [old]
+        assert place.sql("SELECT state, problem FROM backups") == [("failed", "its maker was killed")]
+
+
 # — a key that got out —
 
 
@@ -220,11 +239,11 @@ async def test_a_compromised_key_is_destroyed_at_once_and_the_backups_that_die_w
 async def test_a_compromised_key_outlives_only_the_backup_that_is_being_made(place: Place) -> None:
     old = place.only("active")
     async with place.open() as app:
-        await backup(app, "tuesday.cab", "running")
-        error = await outcome(compromised(app))
-        assert isinstance(error, Busy)
-        assert "backup is being made" in error.sentence
-        assert old in place.kept()
+        async with making(app, "tuesday.cab"):
+            error = await outcome(compromised(app))
+            assert isinstance(error, Busy)
+            assert "backup is being made" in error.sentence
+            assert old in place.kept()
         place.sql("UPDATE backups SET state = 'whole', key_ids = %(k)s", k=[old])
         result = await rotate(app, finish=True)
         assert (result.old_key_id, result.destroyed, result.backups) == (old, True, ["tuesday.cab"])
