@@ -13,6 +13,7 @@ import resource
 import signal
 import stat
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -428,6 +429,28 @@ async def test_a_put_that_nobody_waits_for_any_more_leaves_nothing(
     async with asyncio.timeout(20):
         while any(folder.folder.iterdir()):
             await asyncio.sleep(0.01)
+
+
+async def test_a_put_that_is_killed_leaves_no_backup_and_no_lock(
+    folder: FolderPlace, made: Path, tmp_path: Path
+) -> None:
+    endless, put = tmp_path / "endless", name()
+    endless.symlink_to("/dev/zero")
+    program = (
+        "import asyncio, pathlib, sys; from company_agents.backup.places import FolderPlace;"
+        "asyncio.run(FolderPlace(pathlib.Path(sys.argv[1])).put(sys.argv[2], pathlib.Path(sys.argv[3])))"
+    )
+    folder.folder.mkdir(parents=True)
+    command = [sys.executable, "-c", program, str(folder.folder), put, str(endless)]
+    with subprocess.Popen(command) as process:
+        while not any(path.stat().st_size for path in folder.folder.iterdir()):
+            await asyncio.sleep(0.01)
+        process.kill()
+    [left] = folder.folder.iterdir()
+    assert await folder.list() == []
+    os.utime(left, (0, 0))
+    await folder.put(put, made)
+    assert [path.name for path in folder.folder.iterdir()] == [put]
 
 
 # — stores —
