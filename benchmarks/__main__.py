@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import uvloop
 
-from benchmarks import doors, gateway, outgoing_call, refresh, rotation, secret_use, start
+from benchmarks import backup, doors, gateway, outgoing_call, refresh, rotation, secret_use, start
 
 
 async def main() -> None:
     """Measure, one after the other, and print a row for each."""
-    for part in (start, secret_use, doors, outgoing_call, gateway, refresh, rotation):
+    for part in (start, secret_use, doors, outgoing_call, gateway, refresh, rotation, backup):
         async for figure in part.run():
             print(figure.line(), flush=True)
 
