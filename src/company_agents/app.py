@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from company_agents import __version__
 from company_agents.audit.events import AuditEvents
 from company_agents.audit.log import AuditLog
+from company_agents.backup.background import BackupWork
 from company_agents.backup.backups import Backups
 from company_agents.backup.company_move import CompanyMover
 from company_agents.backup.drill import Drill
 from company_agents.backup.parts import open_backups
 from company_agents.backup.restored import record_restores
+from company_agents.backup.watch import BackupWatch
 from company_agents.companies.instance import Instance, instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.embedded import hold_home
@@ -115,6 +117,8 @@ class App:
     keys: Keys
     backups: Backups
     drill: Drill
+    backup_work: BackupWork
+    backup_watch: BackupWatch
     rotator: Rotator
     background: Background
     pruner: Pruner
@@ -283,7 +287,7 @@ async def open_app(
         background = Background(rotator)
         parts = open_backups(settings, db, held, audit, outbox.head_keys, long_lived=long_lived)
         backup = await stack.enter_async_context(parts)
-        panic.followers.extend((background.stop, outbox.seal, sending.stop))
+        panic.followers.extend((background.stop, backup.work.stop, outbox.seal, sending.stop))
         if long_lived:
             outbox.deliverer.start()
             stack.push_async_callback(outbox.deliverer.close)
@@ -313,6 +317,8 @@ async def open_app(
             keys=Keys(db, source, held, settings.key_period),
             backups=backup.backups,
             drill=backup.drill,
+            backup_work=backup.work,
+            backup_watch=backup.watch,
             rotator=rotator,
             background=background,
             pruner=Pruner(db, source, held, audit, audit_keys, backup.backups.look),

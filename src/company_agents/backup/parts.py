@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from company_agents.audit.log import AuditLog
+from company_agents.backup.background import BackupWork
 from company_agents.backup.backups import Backups
 from company_agents.backup.drill import Drill
 from company_agents.backup.places import open_place
 from company_agents.backup.schedule import WHO, BackupSchedule, is_scheduled
+from company_agents.backup.watch import BackupWatch
 from company_agents.db.database import Database
 from company_agents.secret_store.head_keys import HeadKeys
 from company_agents.secret_store.keys import HeldKeys
@@ -21,10 +23,12 @@ from company_agents.settings import Settings
 
 @dataclass(frozen=True)
 class BackupParts:
-    """Backups, and their trials."""
+    """Backups, their trials, what is made or verified for somebody, and whether all is well."""
 
     backups: Backups
     drill: Drill
+    work: BackupWork
+    watch: BackupWatch
 
 
 @contextlib.asynccontextmanager
@@ -39,12 +43,17 @@ async def open_backups(
     """
     backups = Backups(db, held, audit, head_keys, settings.home, lambda: open_place(settings))
     drill = Drill(settings, backups, audit)
-    if not long_lived:
-        yield BackupParts(backups, drill)
-        return
     async with db.transaction(None) as tx:
         instance = await tx.one("instance_get")
     assert instance is not None
+    work = BackupWork(backups, audit)
+    parts = BackupParts(backups, drill, work, BackupWatch(backups, is_scheduled(settings), instance["created_at"]))
+    if not long_lived:
+        try:
+            yield parts
+        finally:
+            await work.close()
+        return
     schedule = BackupSchedule(
         *(db, audit, backups.place, instance["id"], instance["created_at"]),
         sealed=lambda: held.sealed,
@@ -58,6 +67,7 @@ async def open_backups(
     )
     schedule.start()
     try:
-        yield BackupParts(backups, drill)
+        yield parts
     finally:
+        await work.close()
         await schedule.close()

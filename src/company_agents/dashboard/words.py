@@ -99,6 +99,7 @@ EVENTS = {
     "instance.sealed": "Instance sealed",
     "instance.unsealed": "Instance unsealed",
     "instance.unseal_refused": "Unsealing refused",
+    "instance.restored": "Instance restored from a backup",
     "company.created": "Company created",
     "company.exported": "Company written into a file, with its secrets",
     "company.imported": "Company brought in from a file",
@@ -174,7 +175,13 @@ EVENTS = {
     "webhook.enabled": "Webhook enabled",
     "webhook.disabled": "Webhook disabled",
     "webhook.deleted": "Webhook deleted",
-    "backup.failed": "Backup by the schedule failed",
+    "backup.begun": "Backup begun",
+    "backup.made": "Backup made",
+    "backup.verified": "Backup verified",
+    "backup.drilled": "Backup restored for a trial",
+    "backup.downloaded": "Backup downloaded",
+    "backup.forgotten": "Backup given up",
+    "backup.failed": "Backup failed",
     "backup.late": "Backup late: the newest one is too old",
     "audit.head_key_renewed": "Key of the signed heads renewed",
     "credential.begun": "Use of a credential begun",
@@ -216,7 +223,8 @@ INSTANCE_FILTERS = {
     "operator.": "People",
     "token.": "Refused tokens",
     "key.": "Master key",
-    "instance.": "Sealing",
+    "backup.": "Backups",
+    "instance.": "Sealing and restoring",
     "secret.": "Altered secrets",
 }
 
@@ -349,6 +357,8 @@ def who(label: str, names: dict[str, str]) -> str:
         return "The orchestrator"
     if kind == "local":
         return f"{name}, on the command line" if name != "start" else "The orchestrator"
+    if not name:
+        return {"schedule": "The schedule", "restore": "A restore"}.get(kind, kind)
     return names.get(name, f"{kind} {name[:8]}")
 
 

@@ -45,6 +45,10 @@ class Permission(StrEnum):
     KEY_READ = "instance:key:read"
     KEY_ROTATE = "instance:key:rotate"
     KEY_PRUNE = "instance:key:prune"
+    BACKUP_READ = "instance:backup:read"
+    BACKUP_MAKE = "instance:backup:make"
+    BACKUP_DOWNLOAD = "instance:backup:download"
+    BACKUP_FORGET = "instance:backup:forget"
     AGENT_UNSANDBOX = "instance:agent:unsandbox"
 
     COMPANY_READ = "company:company:read"
@@ -99,6 +103,11 @@ TABLE: dict[Permission, Who] = {
     Permission.KEY_READ: _OWNER,
     Permission.KEY_ROTATE: _OWNER,
     Permission.KEY_PRUNE: _OWNER,
+    Permission.BACKUP_READ: _OWNER,
+    Permission.BACKUP_MAKE: _OWNER,
+    # Every company's rows are in it.
+    Permission.BACKUP_DOWNLOAD: _OWNER,
+    Permission.BACKUP_FORGET: _OWNER,
     # Of the instance: a process that runs as we do can read the master key, which opens what every company has.
     Permission.AGENT_UNSANDBOX: _OWNER,
     Permission.COMPANY_READ: _VIEWER | _AGENT,
@@ -163,6 +172,9 @@ DANGEROUS = frozenset(
         Permission.MEMBER_MANAGE,
         Permission.KEY_ROTATE,
         Permission.KEY_PRUNE,
+        # It leaves with everything but the key.
+        Permission.BACKUP_DOWNLOAD,
+        Permission.BACKUP_FORGET,
     }
 )
 
