@@ -132,7 +132,12 @@ class Loading:
         for table in bound:
             session.run_text(table["free"])
         session.run_all("restore_empty", tables=[table.name for table in tables.values()])
+        triggers = session.all("restore_triggers")
+        for table in triggers:
+            session.run_text(table["away"])
         self._copy(session, file, tables)
+        for table in triggers:
+            session.run_text(table["again"])
         for number, part in enumerate(aside):
             self.say("indexes", number, len(aside))
             self._go_on()

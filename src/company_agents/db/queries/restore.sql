@@ -54,6 +54,14 @@ SELECT format('ALTER TABLE public.%%I NO FORCE ROW LEVEL SECURITY', c.relname) A
 FROM pg_class c
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relforcerowsecurity ORDER BY c.relname;
 
+-- name: restore_triggers
+-- They see to it that a row begins and moves as it may; these have.
+SELECT format('ALTER TABLE public.%%I DISABLE TRIGGER USER', c.relname) AS away,
+       format('ALTER TABLE public.%%I ENABLE TRIGGER USER', c.relname) AS again
+FROM pg_class c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+  AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) ORDER BY c.relname;
+
 -- name: restore_empty
 -- A step of the schema may have put a row in.
 SELECT format('DELETE FROM public.%%I', t) AS statement FROM unnest(%(tables)s::text[]) t;
@@ -112,7 +120,7 @@ DELETE FROM secrets WHERE name LIKE 'run_token/%%' OR name LIKE 'oauth_flow/%%';
 
 -- name: restore_consents
 -- Whether a credential still works is found out at once, and what was being tried then is not going on.
-UPDATE integrations SET probe_due_at = NULL,
+UPDATE integrations SET probe_due_at = now(),
        status = CASE WHEN status = 'refreshing' THEN 'connected' ELSE status END;
 
 -- name: restore_webhooks
