@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from company_agents.backup.health import Concern
 from company_agents.dashboard import words
 from company_agents.dashboard.visit import Visit
 from company_agents.errors import NotFound
@@ -39,6 +40,11 @@ async def all_integrations(visit: Visit) -> list[Integration]:
 async def key_warnings(visit: Visit) -> list[str]:
     """What an owner of the instance should do about the master key; nobody else is told."""
     return words.key_warnings(await visit.app.keys.status(counted=False)) if visit.may("KEY_READ") else []
+
+
+async def backup_concerns(visit: Visit) -> list[Concern]:
+    """What an owner of the instance should do about the backups; nobody else is told."""
+    return await visit.app.backup_watch.concerns() if visit.may("BACKUP_READ") else []
 
 
 async def events_of(visit: Visit, found: list[dict[str, Any]]) -> list[words.Event]:

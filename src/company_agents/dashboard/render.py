@@ -51,6 +51,7 @@ def templates() -> jinja2.Environment:
         lasted=telling.lasted,
         lasted5=telling.lasted5,
         short=telling.short,
+        size=telling.size,
         day=telling.day,
         local=telling.local,
         thousands=telling.thousands,

@@ -92,6 +92,16 @@ def short(count: int) -> str:
     return f"{count:,}"
 
 
+def size(count: int) -> str:
+    """Bytes, for people."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
 def day(at: date) -> str:
     """A day, for people."""
     return f"{at:%-d %b %Y}"

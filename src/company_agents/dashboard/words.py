@@ -36,6 +36,7 @@ NOTICES = {
     "signed-out": "You are signed out.",
     "session-ended": "That session is signed out.",
     "token-revoked": "The token is revoked and refused from now on.",
+    "backup-forgotten": "Forgotten. It keeps no master key any more.",
     "sealed": "Sealed. No orchestrator holds a key any more.",
     "unsealed": "Unsealed, and you are signed in. Every other orchestrator follows within a few seconds.",
     "webhook-tested": "Sent, and the receiver took it.",
@@ -236,20 +237,6 @@ KEY_STATES = {
     "archived": ("Archived", "still", "ended"),
     "destroying": ("Being destroyed", "warn", "trash"),
     "destroyed": ("Destroyed", "still", "ended"),
-}
-
-# What a rotation or pruning is at, by the name that the fence has for it.
-KEY_STEPS = {
-    "": "Opening every secret, to see that all can be moved",
-    "adopt": "Giving the present key a place of its own in the source",
-    "stage": "Writing the new key to the source",
-    "register": "Waiting until every orchestrator holds the new key",
-    "switch": "Switching to the new key",
-    "rewrap": "Moving secrets to the new key",
-    "verify": "Looking for secrets under the old key",
-    "archive": "Archiving the old key",
-    "prune": "Looking for keys that nothing needs",
-    "destroy": "Destroying a key",
 }
 
 # What the name of a secret begins with.

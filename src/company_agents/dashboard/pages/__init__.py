@@ -8,6 +8,7 @@ from company_agents.dashboard.pages import (
     agents,
     approvals,
     audit,
+    backups,
     companies,
     connect,
     costs,
@@ -45,5 +46,6 @@ PAGES = [
     *people.PAGES,
     *account.PAGES,
     *master_key.PAGES,
+    *backups.PAGES,
     *sealing.PAGES,
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from company_agents.dashboard.named import all_agents, all_integrations, events_of, key_warnings
+from company_agents.dashboard.named import all_agents, all_integrations, backup_concerns, events_of, key_warnings
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError
 from company_agents.identity.permissions import Permission
@@ -30,7 +30,12 @@ async def start(visit: Visit) -> Response:
 async def show_list(visit: Visit) -> Response:
     """The companies that this person sees."""
     companies = await visit.app.companies.list(visit.me, after=visit.query("after"))
-    return visit.page("companies.html", companies=companies, key_warnings=await key_warnings(visit))
+    return visit.page(
+        "companies.html",
+        companies=companies,
+        key_warnings=await key_warnings(visit),
+        backup_concerns=await backup_concerns(visit),
+    )
 
 
 async def show_create(visit: Visit) -> Response:
@@ -66,6 +71,7 @@ async def show_overview(visit: Visit) -> Response:
         called=any(agent.token_last_used_at or agent.adapter for agent in hired),
         events=await events_of(visit, found),
         key_warnings=await key_warnings(visit),
+        backup_concerns=await backup_concerns(visit),
         running=running.page,
         month=await _costs.month(visit.caller),
     )

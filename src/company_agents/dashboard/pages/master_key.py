@@ -11,6 +11,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
+from company_agents.backup.rows import BackupRow
 from company_agents.dashboard import words
 from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError
@@ -25,6 +26,20 @@ LOOK_AGAIN = 2
 TOLD_FOR = timedelta(hours=1)
 # Of a long list, this many; `company-agents key reissue` has them all.
 MOST_SHOWN = 200
+
+# What a rotation or pruning is at, by the name that the fence has for it.
+STEPS = {
+    "": "Opening every secret, to see that all can be moved",
+    "adopt": "Giving the present key a place of its own in the source",
+    "stage": "Writing the new key to the source",
+    "register": "Waiting until every orchestrator holds the new key",
+    "switch": "Switching to the new key",
+    "rewrap": "Moving secrets to the new key",
+    "verify": "Looking for secrets under the old key",
+    "archive": "Archiving the old key",
+    "prune": "Looking for keys that nothing needs",
+    "destroy": "Destroying a key",
+}
 
 
 async def show_key(visit: Visit) -> Response:
@@ -45,6 +60,7 @@ async def show_key(visit: Visit) -> Response:
         left=[(entry, *_place(entry)) for entry in left[:MOST_SHOWN]],
         more=len(left) - MOST_SHOWN,
         states=words.KEY_STATES,
+        serves=await _serves(visit),
         warnings=words.key_warnings(status),
     )
     if looks_again:
@@ -52,9 +68,18 @@ async def show_key(visit: Visit) -> Response:
     return response
 
 
+async def _serves(visit: Visit) -> dict[str, list[BackupRow]]:
+    """The backups that need each key, newest first."""
+    serves: dict[str, list[BackupRow]] = {}
+    for row in await visit.app.backups.rows():
+        for key_id in row.key_ids:
+            serves.setdefault(key_id, []).append(row)
+    return serves
+
+
 def _step(status: KeyStatus) -> str:
     found = status.underway
-    return words.KEY_STEPS.get(found.step, found.step) if found else words.KEY_STEPS[""]
+    return STEPS.get(found.step, found.step) if found else STEPS[""]
 
 
 def _told(last: Ended | None) -> Ended | None:
