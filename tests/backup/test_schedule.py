@@ -19,7 +19,7 @@ from company_agents.backup import schedule as module
 from company_agents.backup.places import FolderPlace
 from company_agents.backup.rows import BackupRow
 from company_agents.backup.schedule import WHO, BackupSchedule
-from company_agents.errors import Busy, Failed, Sealed
+from company_agents.errors import Busy, Conflict, Failed, Sealed
 from company_agents.outbox.events import message
 from tests.backup.made import row
 from tests.conftest import Tenant
@@ -260,7 +260,7 @@ async def test_what_a_foreign_error_says_is_not_repeated(world: World) -> None:
     assert failure.problem == event["problem"] == "RuntimeError"
 
 
-@pytest.mark.parametrize("error", [Sealed(), Busy("the master key is being rotated")])
+@pytest.mark.parametrize("error", [Sealed(), Busy("a rotation"), Conflict("another", code="backup_runs")])
 async def test_one_that_only_has_to_wait_has_not_failed(world: World, error: Exception) -> None:
     end, schedule = await world.end(), world.schedule()
     world.error = error

@@ -172,7 +172,7 @@ class FolderPlace:
         return self.folder / checked_name(name)
 
     async def list(self) -> list[Stored]:
-        """Every file with a name of ours; a folder that is not there is an empty one."""
+        """Every file with a name of ours. A folder of the home that is not there yet is an empty one."""
         return [*await asyncio.to_thread(self._list)]
 
     async def delete(self, name: str) -> None:
@@ -202,6 +202,9 @@ class FolderPlace:
             try:
                 entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
             except FileNotFoundError:
+                if self._within is None:
+                    # What its disk has, nobody can say.
+                    raise
                 return []
             return [
                 Stored(entry.name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))

@@ -46,6 +46,8 @@ DRILL_AGAIN = timedelta(hours=20)
 FORGET = 90
 LONGEST_PROBLEM = 500
 WHO = "schedule"
+# The code of the refusal where somebody has one made just now.
+RUNS = "backup_runs"
 
 log = logging.getLogger(__name__)
 
@@ -206,10 +208,11 @@ class BackupSchedule:
         try:
             await self.make(WHO)
             return True
-        except (Sealed, Busy) as error:
-            # Nothing is wrong; the next look tries again.
-            log.info("a backup has to wait: %s", error.reason)
         except Exception as error:
+            if isinstance(error, (Sealed, Busy)) or getattr(error, "reason", "") == RUNS:
+                # Nothing is wrong; the next look tries again.
+                log.info("a backup has to wait: %s", type(error).__name__)
+                return False
             problem = _said(error)[:LONGEST_PROBLEM]
             log.warning("a backup failed: %s", problem)
             backup = await self._failed({row.id for row in before}, problem)
@@ -264,7 +267,9 @@ class BackupSchedule:
             )
         if not (row and row["found"]):
             last = newest_good(rows, now)
-            await self.audit.append(None, "backup.late", actor=WHO, last_at=last.created_at.isoformat() if last else None)
+            await self.audit.append(
+                None, "backup.late", actor=WHO, last_at=last.created_at.isoformat() if last else None
+            )
         self._told = now
 
 

@@ -55,7 +55,7 @@ KINDS: dict[str, Kind] = {
     # Of the instance, and so for every company that asks: which keys, and when. How many secrets moved is nobody's.
     KEY_ROTATED: Kind("the master key was rotated", "key.rotated", ("key", "new_key"), of_instance=True),
     # Why is for the operator of the machine: it may name folders and hosts.
-    BACKUP_FAILED: Kind("a scheduled backup of the instance failed", "backup.failed", ("backup",), of_instance=True),
+    BACKUP_FAILED: Kind("a backup of the instance failed", "backup.failed", ("backup",), of_instance=True),
     BACKUP_LATE: Kind("the newest scheduled backup is too old", "backup.late", ("last_at",), of_instance=True),
 }
 
