@@ -232,6 +232,9 @@ async def _set_up_anew(own: App) -> None:
             assert entry.company_id is not None
             there = await own.identity.in_company(LOCAL, entry.company_id)
             await own.agents.rotate_token(there, UUID(owner_id))
+        elif kind == "audit_head_key":
+            # A backup that somebody made is signed with it.
+            await own.outbox.head_keys.renew()
         else:
             assert kind == "operator_totp", entry.name
             await join(own, await own.operators.link(LOCAL, UUID(owner_id)))

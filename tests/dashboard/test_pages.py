@@ -66,6 +66,7 @@ def _filled(page: Page, here: Any, integration_id: object, person_id: object = N
         "run:uuid": uuid.uuid4(),
         "schedule:uuid": uuid.uuid4(),
         "approval:uuid": uuid.uuid4(),
+        "backup:uuid": uuid.uuid4(),
     }
     return re.sub(r"\{([^}]+)\}", lambda found: str(values[found[1]]), page.path)
 

@@ -75,10 +75,11 @@ def _opened(path: Path, backup: UUID) -> BinaryIO:
             f"this backup cannot be read: {(error.strerror or 'input/output error').lower()}",
             hint="see to its file in the place of backups",
         ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotFound("this backup is not where it should be", hint="make another one")
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(descriptor, "rb"))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotFound("this backup is not where it should be", hint="make another one")
         manifest = open_archive(file).manifest
         # What is known of it was written down when it was put there.
         if manifest.id != backup or manifest.ring:
