@@ -9,6 +9,7 @@ import contextlib
 import io
 import shutil
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ from company_agents.errors import CompanyAgentsError, Conflict, Failed, NotFound
 from company_agents.secret_store.head_keys import HeadKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.sensitive import Sensitive
+
+# Seconds between two looks whether a transfer is to be stopped.
+STOP_EVERY = 0.2
 
 
 def _quiet(step: str, done: int, total: int) -> None:
@@ -145,7 +149,11 @@ class Backups:
 
                 def put() -> None:
                     new.flushed()
-                    asyncio.run_coroutine_threadsafe(place.put(name, new.part), loop).result()
+                    putting = asyncio.run_coroutine_threadsafe(place.put(name, new.part), loop)
+                    while not wait([putting], STOP_EVERY).done:
+                        if export.stop.is_set():
+                            putting.cancel()
+                    putting.result()
 
                 manifest = export.run(new.file, target, put)
                 size = new.part.stat().st_size
@@ -223,7 +231,12 @@ class Backups:
         """A known backup as a file here, for a while."""
         row = await self.get(backup)
         if row.place != self.place.address:
-            yield Path(row.place) / row.file
+            if "://" in row.place.removeprefix("file://") or not row.place:
+                raise NotFound(
+                    f"the backup lies at {row.place or row.file}, which is not the place of backups now",
+                    hint="fetch it yourself; `company-agents backup verify FILE` looks at a file",
+                )
+            yield Path(row.place.removeprefix("file://")) / row.file
             return
         if (local := self.place.local(row.file)) is not None:
             yield local
@@ -271,6 +284,9 @@ class Backups:
         for name, each in stored.items():
             if name not in known or known[name].state == "failed":
                 await self._take_note(place, name, each.size)
+        if not any(name in stored for name in known):
+            # Nothing at all: a disk may not be mounted. What is known of stays, and so do the keys that it needs.
+            return
         async with self.db.instance_transaction() as tx:
             for name, row in known.items():
                 if name not in stored and row.state == "whole":

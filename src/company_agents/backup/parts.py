@@ -48,7 +48,8 @@ async def open_backups(
     assert instance is not None
     work = BackupWork(backups, audit)
     parts = BackupParts(backups, drill, work, BackupWatch(backups, is_scheduled(settings), instance["created_at"]))
-    if not long_lived:
+    scheduled, drills = is_scheduled(settings), settings.backup_drill == "monthly"
+    if not (long_lived and (scheduled or drills)):
         try:
             yield parts
         finally:
@@ -60,8 +61,8 @@ async def open_backups(
         make=lambda who: backups.make(who, scheduled=True),
         rows=backups.rows,
         drill=lambda: drill.run(None, WHO),
-        scheduled=is_scheduled(settings),
-        drills=settings.backup_drill == "monthly",
+        scheduled=scheduled,
+        drills=drills,
         daily=settings.backup_daily,
         weekly=settings.backup_weekly,
     )

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from uuid import UUID, uuid4
 
 from company_agents.backup.archive import ArchiveReader, Opened, open_archive, opened_file
-from company_agents.backup.export import Export, Progress, Target
+from company_agents.backup.export import Export, Progress, Stopped, Target
 from company_agents.backup.files import explained, fresh
 from company_agents.backup.loading import Hinted, Loaded, Loading
 from company_agents.backup.manifest import COMPANY, Manifest
@@ -35,6 +35,7 @@ from company_agents.companies.instance import instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
 from company_agents.db.opening import open_database
+from company_agents.ending import ended
 from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Refused, WrongUsage
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.keysources.file import FileSource
@@ -114,15 +115,20 @@ class Restorer:
                     code="backup_of_company",
                 )
             steps_of(opened.manifest)
-            await asyncio.to_thread(self._read_whole, ArchiveReader(file, opened))
-            source = open_source(self.settings)
-            found = await source.read()
-            brought = await self._brought(opened, found, lambda: wrapped_ring(file, opened))
-            ring = joined(found.ring, brought)
-            self._check_keys(opened, ring)
+            reader = ArchiveReader(file, opened)
+            reading = asyncio.create_task(in_thread(lambda: self._read_whole(reader), self.stop))
             async with contextlib.AsyncExitStack() as stack:
-                # Its own file is replaced by nobody while this holds the home.
-                db = await open_database(self.settings, stack, long_lived=False)
+                stack.push_async_callback(ended, reading)
+                # A database that is there is opened while the file is read; a new one is not made before that.
+                there = self.settings.database_url is not None or (self.settings.home / "db").exists()
+                db = await open_database(self.settings, stack, long_lived=False) if there else None
+                await reading
+                source = open_source(self.settings)
+                found = await source.read()
+                brought = await self._brought(opened, found, lambda: wrapped_ring(file, opened))
+                ring = joined(found.ring, brought)
+                self._check_keys(opened, ring)
+                db = db or await open_database(self.settings, stack, long_lived=False)
                 await self._nobody_there(db)
                 owner = await self._source_owner(db, source, found, opened.manifest)
                 if brought.keys:
@@ -135,6 +141,8 @@ class Restorer:
     def _read_whole(self, reader: ArchiveReader) -> None:
         for _ in reader.pieces():
             self.say("reading", reader.done, reader.size)
+            if self.stop.is_set():
+                raise Stopped("the restore was stopped", hint="nothing was changed")
 
     async def _brought(self, opened: Opened, found: Found, content: Callable[[], bytes]) -> KeyRing:
         """The keys of the ring in the archive, where they are needed here."""

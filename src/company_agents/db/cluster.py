@@ -43,6 +43,9 @@ FIXED = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
+    # Nothing follows this server's log. A restore, whose tables are new, is spared to write every row twice.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
     "timezone": "UTC",
     # What is logged holds no statement, no parameter and no row. An error goes to its client only: its own
     # text may quote a value. ("log" ranks above "error" here.)

@@ -17,7 +17,8 @@ SELECT format('COPY public.%%I (%%s) TO STDOUT', %(name)s::text,
                FROM unnest(%(columns)s::text[]) WITH ORDINALITY u (c, n))) AS statement;
 
 -- name: copy_in
-SELECT format('COPY public.%%I (%%s) FROM STDIN', %(name)s::text,
+-- Into a table that this transaction has made: nobody sees its rows before all are there, so they need no second writing.
+SELECT format('COPY public.%%I (%%s) FROM STDIN (FREEZE)', %(name)s::text,
               (SELECT string_agg(quote_ident(c), ', ' ORDER BY n)
                FROM unnest(%(columns)s::text[]) WITH ORDINALITY u (c, n))) AS statement;
 

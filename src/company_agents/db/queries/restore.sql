@@ -1,7 +1,7 @@
 -- name: restore_wait_time
 -- Nobody should be there. Who is, is told, and not waited for.
 SELECT set_config('lock_timeout', '5s', true), set_config('statement_timeout', '0', true),
-       set_config('maintenance_work_mem', '64MB', true);
+       set_config('maintenance_work_mem', '128MB', true);
 
 -- name: restore_locks
 -- Migrators, those who write secrets, and starts.
