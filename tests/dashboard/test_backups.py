@@ -91,7 +91,7 @@ async def test_an_owner_sees_what_is_known_of_each_backup(own: App, olga: Person
         found = await browser.get("/backups")
     said = text_of(found.text)
     for fact in (
-        *("3.0 MiB", "1,234 rows", "Every secret opens", "Restored for a trial", f"in {WHERE}", "by The schedule"),
+        *("3.0 MiB", "1,234 rows", "Every secret opens", "Restored for a trial", f"in {WHERE}", "by the schedule"),
         *("Not good Tables/tasks is not what was written.", "Drill failed 2 secrets do not open.", "by olga"),
         *("Failed There is no room.", "Has the key ring", "Not to be downloaded here: it has the key ring"),
         # Nobody knows this key here, and a page that is green about it would be a lie.

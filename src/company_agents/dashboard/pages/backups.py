@@ -135,12 +135,18 @@ def _line(row: BackupRow, names: Names, states: dict[str, KeyState], place: str)
     path = _path(row)
     return Line(
         row=row,
-        maker="" if row.made_by in ("", "found there") else names.who(row.made_by),
+        maker=_maker(row, names),
         keys=[_needed(key_id, states.get(key_id)) for key_id in row.key_ids],
         kept_back=kept_back(row, place),
         where=row.place.removeprefix("file://"),
         command=f"company-agents backup restore {shlex.quote(path)}" if path and row.state == WHOLE else "",
     )
+
+
+def _maker(row: BackupRow, names: Names) -> str:
+    if row.scheduled:
+        return "the schedule"
+    return "" if row.made_by in ("", "found there") else names.who(row.made_by)
 
 
 def _path(row: BackupRow) -> str:
