@@ -83,6 +83,7 @@ from company_agents.runs.dispatch import Dispatcher
 from company_agents.runs.parts import RunParts
 from company_agents.runs.runs import Runs
 from company_agents.runs.sandbox.sandbox import Sandbox
+from company_agents.runs.sandbox.workspace import workspaces_folder
 from company_agents.runs.schedules import Schedules
 from company_agents.runs.sweeping import SWEEP_EVERY, Sweeper
 from company_agents.secret_store.audit_keys import AuditKeys
@@ -285,7 +286,9 @@ async def open_app(
         panic = Panic(db, audit, held, audit_keys.forget, lambda: unlock(db, source, instance))
         rotator = Rotator(db, source, held, audit, audit_keys, settings.key_grace)
         background = Background(rotator)
-        parts = open_backups(settings, db, held, audit, outbox.head_keys, long_lived=long_lived)
+        parts = open_backups(
+            *(settings, db, held, audit, outbox.head_keys, workspaces_folder(settings.home)), long_lived=long_lived
+        )
         backup = await stack.enter_async_context(parts)
         panic.followers.extend((background.stop, backup.work.stop, outbox.seal, sending.stop))
         if long_lived:

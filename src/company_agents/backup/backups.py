@@ -67,6 +67,8 @@ class Backups:
     audit: AuditLog
     head_keys: HeadKeys
     home: Path
+    # Below this runs work.
+    workspaces: Path
     open_place: Callable[[], Place]
     _place: Place | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -81,9 +83,11 @@ class Backups:
             self._place = self.open_place()
         return self._place
 
-    async def export(self, path: Path, *, passphrase: Sensitive | None, who: str, say: Progress = _quiet) -> Made:
+    async def export(
+        self, path: Path, *, passphrase: Sensitive | None, who: str, workspaces: bool = False, say: Progress = _quiet
+    ) -> Made:
         """
-        Make a backup in a new file; with a `passphrase`, the key ring goes along.
+        Make a backup in a new file; with a `passphrase`, the key ring goes along; and the files of runs, if they are to.
 
         Raises:
             WrongUsage: the passphrase is weak.
@@ -98,10 +102,12 @@ class Backups:
             with fresh(path.parent, path.name) as new:
                 return export.run(new.file, target, lambda: new.named(path))
 
-        manifest = await self._make(make, passphrase, who, say, target)
+        manifest = await self._make(make, passphrase, who, say, target, workspaces=workspaces)
         return await asyncio.to_thread(lambda: _made(manifest, target, path.stat().st_size))
 
-    async def export_to(self, out: BinaryIO, *, passphrase: Sensitive | None, who: str, say: Progress = _quiet) -> Made:
+    async def export_to(
+        self, out: BinaryIO, *, passphrase: Sensitive | None, who: str, workspaces: bool = False, say: Progress = _quiet
+    ) -> Made:
         """The same into a stream, which gets it when it is whole."""
         target = Target("(standard output)", "", made_by=who)
         folder = self._folder()
@@ -120,7 +126,7 @@ class Backups:
                 size = file.seek(0, io.SEEK_END)
                 return manifest
 
-        manifest = await self._make(make, passphrase, who, say, target)
+        manifest = await self._make(make, passphrase, who, say, target, workspaces=workspaces)
         return _made(manifest, target, size)
 
     async def make(self, who: str, *, scheduled: bool = False, say: Progress = _quiet) -> Made:
@@ -173,12 +179,15 @@ class Backups:
         say: Progress,
         target: Target,
         backup: UUID | None = None,
+        workspaces: bool = False,
     ) -> Manifest:
         if passphrase is not None:
             await asyncio.to_thread(check_passphrase, passphrase)
         number, sign = await self.head_keys.newest()
         export = Export(
-            *(self.db.logins.instance, self.audit.instance_id, self.held.ring, Heads(number, sign), passphrase, say),
+            *(self.db.logins.instance, self.audit.instance_id, self.held.ring, Heads(number, sign), passphrase),
+            workspaces=self.workspaces if workspaces else None,
+            say=say,
             id=backup or uuid4(),
         )
         facts = {"backup": export.id, "file": target.file, "place": target.place, "with_ring": passphrase is not None}

@@ -21,6 +21,7 @@ from company_agents.backup.manifest import FORMAT, INSTANCE, KeyNeed, Manifest, 
 from company_agents.backup.ring import wrap
 from company_agents.backup.signature import sign
 from company_agents.backup.tables import LEFT_OUT
+from company_agents.backup.workspaces import add_workspaces
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.copying import CopySession
 from company_agents.db.logins import Login
@@ -62,7 +63,7 @@ class Heads:
 class Export:
     """
     One backup that is made, in a thread. `ring` signs it, and goes along, wrapped, where there is a `passphrase`; without
-    a ring it is not signed.
+    a ring it is not signed. `workspaces` is the folder below which runs work, where that is to go along.
     """
 
     login: Login
@@ -70,6 +71,7 @@ class Export:
     ring: KeyRing
     heads: Heads | None = None
     passphrase: Sensitive | None = None
+    workspaces: Path | None = None
     say: Progress = lambda step, done, total: None
     id: UUID = field(default_factory=uuid4)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -128,6 +130,8 @@ class Export:
                 if done - said >= _SIGN_EVERY:
                     said = done
                     self._sign_of_life(done, total)
+        if self.workspaces is not None:
+            add_workspaces(archive, self.workspaces)
         manifest = Manifest(
             format=FORMAT,
             kind=INSTANCE,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from company_agents.audit.log import AuditLog
 from company_agents.backup.background import BackupWork
@@ -33,7 +34,14 @@ class BackupParts:
 
 @contextlib.asynccontextmanager
 async def open_backups(
-    settings: Settings, db: Database, held: HeldKeys, audit: AuditLog, head_keys: HeadKeys, *, long_lived: bool
+    settings: Settings,
+    db: Database,
+    held: HeldKeys,
+    audit: AuditLog,
+    head_keys: HeadKeys,
+    workspaces: Path,
+    *,
+    long_lived: bool,
 ) -> AsyncIterator[BackupParts]:
     """
     The parts; one that lives long also has the schedule.
@@ -41,7 +49,7 @@ async def open_backups(
     Raises:
         MayNotStart: the place of backups cannot be used, and a schedule needs it.
     """
-    backups = Backups(db, held, audit, head_keys, settings.home, lambda: open_place(settings))
+    backups = Backups(db, held, audit, head_keys, settings.home, workspaces, lambda: open_place(settings))
     drill = Drill(settings, backups, audit)
     async with db.transaction(None) as tx:
         instance = await tx.one("instance_get")

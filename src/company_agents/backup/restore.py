@@ -31,6 +31,7 @@ from company_agents.backup.schema import steps_of
 from company_agents.backup.signature import check as check_signature
 from company_agents.backup.threads import in_thread
 from company_agents.backup.verify import joined, required, wrapped_ring
+from company_agents.backup.workspaces import extract_workspaces, has_workspaces
 from company_agents.companies.instance import instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
@@ -136,7 +137,19 @@ class Restorer:
                 safety = await self._safety(db, found.ring) if self.options.replace else ""
                 keys = _Keys(source, found, brought, ring, owner)
                 loaded = await self._load(db, file, opened, keys)
-            return await self._after(opened.manifest, loaded, keys, safety)
+            restored = await self._after(opened.manifest, loaded, keys, safety)
+            if has_workspaces(opened.manifest):
+                await self._workspaces(file, opened, restored)
+            return restored
+
+    async def _workspaces(self, file: BinaryIO, opened: Opened, restored: Restored) -> None:
+        """Files of runs that are over: beside everything, so that they are no reason for a restore to fail."""
+        folder = self.settings.home / "data" / f"workspaces-{opened.manifest.id.hex[:12]}-{restored.id.hex[:6]}"
+        try:
+            await asyncio.to_thread(extract_workspaces, file, opened, folder)
+            restored.notes.append(f"the files of the runs of that time are in {folder}")
+        except CompanyAgentsError as error:
+            restored.notes.append(f"the files of the runs of that time could not be brought back: {error.sentence}")
 
     def _read_whole(self, reader: ArchiveReader) -> None:
         for _ in reader.pieces():

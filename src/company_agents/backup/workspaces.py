@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from company_agents.backup.archive import ArchiveReader, ArchiveWriter, Opened
+from company_agents.backup.archive import WORKSPACES, ArchiveReader, ArchiveWriter, Opened
 from company_agents.backup.files import explained
 from company_agents.backup.manifest import Manifest, broken
 from company_agents.errors import Failed
-
-PREFIX = "workspaces/"
 
 
 class _Into(io.RawIOBase):
@@ -58,7 +56,7 @@ def add_workspaces(archive: ArchiveWriter, root: Path) -> int:
     """
     found = sorted(root.glob("*/*.*")) if root.is_dir() else []
     for workspace in found:
-        archive.begin(f"{PREFIX}{workspace.name}")
+        archive.begin(f"{WORKSPACES}{workspace.name}")
         # 16 KiB at a time; a name of any length.
         with tarfile.open(fileobj=cast(BinaryIO, _Into(archive)), mode="w|", format=tarfile.PAX_FORMAT) as tar:
             _add_all(tar, workspace)
@@ -85,7 +83,7 @@ def _add_all(tar: tarfile.TarFile, workspace: Path) -> None:
 
 def has_workspaces(manifest: Manifest) -> bool:
     """Whether there are any in an archive."""
-    return any(member.name.startswith(PREFIX) for member in manifest.members)
+    return any(member.name.startswith(WORKSPACES) for member in manifest.members)
 
 
 def extract_workspaces(file: BinaryIO, opened: Opened, folder: Path) -> None:
@@ -96,7 +94,7 @@ def extract_workspaces(file: BinaryIO, opened: Opened, folder: Path) -> None:
         Broken: one is not what a workspace is.
         Failed: there is no room.
     """
-    sizes = [member.bytes for member in opened.manifest.members if member.name.startswith(PREFIX)]
+    sizes = [member.bytes for member in opened.manifest.members if member.name.startswith(WORKSPACES)]
     with explained(folder):
         folder.mkdir(mode=0o700, parents=True)
         if sum(sizes) > shutil.disk_usage(folder).free:
@@ -112,10 +110,10 @@ def extract_workspaces(file: BinaryIO, opened: Opened, folder: Path) -> None:
                     yield item[1]
                     item = next(pieces, None)
 
-            if not member.name.startswith(PREFIX):
+            if not member.name.startswith(WORKSPACES):
                 item = next(pieces, None)
                 continue
-            name = member.name.removeprefix(PREFIX)
+            name = member.name.removeprefix(WORKSPACES)
             if not name.replace("-", "").replace(".", "").isalnum():
                 raise broken("it has a workspace of no run")
             _extract(content(), folder / name)

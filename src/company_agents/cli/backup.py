@@ -33,6 +33,7 @@ NewFile = Annotated[str, typer.Argument(metavar="FILE", help="the new file; `-` 
 WithMasterKey = Annotated[
     bool, typer.Option("--with-master-key", help="the key ring goes along, wrapped with a passphrase")
 ]
+WithWorkspaces = Annotated[bool, typer.Option("--with-workspaces", help="the files go along that runs are working on")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="in place of the instance that is here, which is backed up first")
 ]
@@ -58,22 +59,22 @@ async def export(
     session: Session,
     file: NewFile,
     with_master_key: WithMasterKey = False,
+    with_workspaces: WithWorkspaces = False,
     passphrase: Passphrase = None,
     passphrase_stdin: PassphraseStdin = False,
 ) -> Result:
     """Make a backup in a new file, while everything goes on. The master key is not in it, unless you say so."""
     from company_agents.backup.export import target_path
 
-    given = passphrase is not None or passphrase_stdin
-    if given and not with_master_key:
+    if (passphrase is not None or passphrase_stdin) and not with_master_key:
         raise WrongUsage("a passphrase is for the key ring", hint="--with-master-key takes it along")
     phrase = read_passphrase(passphrase, passphrase_stdin, confirm=True) if with_master_key else None
-    who = session.principal.label
     with progress.shown(session.json) as say:
+        given: dict[str, Any] = {"passphrase": phrase, "who": session.principal.label, "workspaces": with_workspaces, "say": say}
         if file == "-":
-            made = await session.app.backups.export_to(terminal.bytes_out(), passphrase=phrase, who=who, say=say)
+            made = await session.app.backups.export_to(terminal.bytes_out(), **given)
         else:
-            made = await session.app.backups.export(target_path(file), passphrase=phrase, who=who, say=say)
+            made = await session.app.backups.export(target_path(file), **given)
     keys = ", ".join(made.key_ids)
     text = f"{made.file} is whole: {count(made.rows, 'row')}, {count(made.secrets, 'secret')}, {size_text(made.size)}"
     note = f"it opens with the key {keys}, which is not in it: keep that elsewhere"

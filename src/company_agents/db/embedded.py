@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from company_agents.db import locks
+from company_agents.db.host import remove_database
 from company_agents.db.locks import Report
 from company_agents.errors import Busy, CompanyAgentsError, MayNotStart
 
@@ -362,9 +363,7 @@ def discard(home: Path) -> None:
                 raise _too_slow(home, "stop")
         finally:
             locks.close_lock(lock)
-        database = Path(os.path.realpath(home / "db"))
-        if database.is_dir():
-            shutil.rmtree(database)
+        remove_database(home)
         shutil.rmtree(home)
 
 

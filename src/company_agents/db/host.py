@@ -202,6 +202,15 @@ def _note_home(folder: Path, home: Path) -> None:
             note.unlink(missing_ok=True)
 
 
+def remove_database(home: Path) -> None:
+    """Remove the files of the database of a home, wherever they lie."""
+    folder = Path(os.path.realpath(home / "db"))
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    if folder.parent == SYSTEM_FOLDER:
+        folder.with_suffix(_HOME).unlink(missing_ok=True)
+
+
 def left_behind(home: Path) -> list[Path]:
     """The databases below the system folder that this home had before it was deleted."""
     now = Path(os.path.realpath(home / "db"))
