@@ -24,8 +24,8 @@ from tests.backup.instances import (
     refusal,
     remade,
     restored,
+    rows,
     signature_of,
-    tables,
 )
 from tests.backup.test_restore import whole_folder
 from tests.cli.processes import machine_in
@@ -34,9 +34,9 @@ from tests.outgoing.servers import Server
 from tests.rotation.place import Place, elsewhere, nothing_is_lost, rotate
 
 
-def untouched(place: Place) -> tuple[int, dict[str, bytes]]:
-    """What there is on a new machine: no table, and nothing in the key source but what was put there."""
-    return tables(place), place.files() if place.folder.exists() else {}
+def untouched(place: Place) -> tuple[Any, dict[str, bytes]]:
+    """What there is on a new machine: no row, and nothing in the key source but what was put there."""
+    return rows(place), place.files() if place.folder.exists() else {}
 
 
 async def refused(place: Place, file: Path, **options: Any) -> CompanyAgentsError:
