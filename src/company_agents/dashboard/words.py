@@ -345,7 +345,7 @@ def who(label: str, names: dict[str, str]) -> str:
     if kind == "local":
         return f"{name}, on the command line" if name != "start" else "The orchestrator"
     if not name:
-        return {"schedule": "The schedule", "restore": "A restore"}.get(kind, kind)
+        return {"start": "The orchestrator", "schedule": "The schedule", "restore": "A restore"}.get(kind, kind)
     return names.get(name, f"{kind} {name[:8]}")
 
 
