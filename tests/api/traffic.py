@@ -34,7 +34,7 @@ from company_agents.identity.permissions import Permission as P
 from company_agents.identity.permissions import Role
 from company_agents.sensitive import Sensitive
 from tests.api.hostile import Attempt
-from tests.api.world import ASKS, GOOD, TABLES, Route, World, remote_at, settle, some_approval, with_ids
+from tests.api.world import ASKS, GOOD, TABLES, Route, World, remote_at, settle, some_approval, some_backup, with_ids
 from tests.conftest import LOCAL
 
 CHECKS = [
@@ -266,6 +266,7 @@ class Scene:
             run_id=str(run.id),
             schedule_id=str(schedule.id),
             token_id=token,
+            backup_id=await some_backup(self.app),
         )
 
     def marks(self, world: World) -> set[str]:
@@ -283,6 +284,8 @@ def mark_of(world: World) -> str:
     return f"zebra{world.tenant.company.id.hex}"
 
 
+# Of no company.
+OF_INSTANCE = {"operator_tokens", "backups"}
 AGENTS_ONLY = {P.MEMORY, P.INTEGRATION_USE, P.RUN_OPEN, P.RUN_HOLD}
 
 
@@ -298,6 +301,6 @@ def _sums(company: str | None) -> str:
             f" FROM (SELECT {what} FROM {table}{only}) AS t"
         )
 
-    found = {table: columns for table, columns in TABLES.items() if company is None or table != "operator_tokens"}
+    found = {table: columns for table, columns in TABLES.items() if company is None or table not in OF_INSTANCE}
     every = " UNION ALL ".join(rows(table, columns) for table, columns in found.items())
     return f"SELECT string_agg(name || sum, ' ' ORDER BY name) AS sums FROM ({every}) AS every"

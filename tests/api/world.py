@@ -56,6 +56,7 @@ TABLES = {
     "cost_entries": "*",
     "spending": "*",
     "spending_months": "*",
+    "backups": "*",
 }
 
 
@@ -221,6 +222,11 @@ SAMPLES: dict[str, Sample] = {
     "pruneKeys": Sample(P.KEY_PRUNE, lambda world: {}),
     "listToReissue": Sample(P.KEY_READ),
     "sealInstance": Sample(P.INSTANCE_SEAL),
+    "listBackups": Sample(P.BACKUP_READ),
+    "getBackup": Sample(P.BACKUP_READ),
+    "makeBackup": Sample(P.BACKUP_MAKE),
+    "verifyBackup": Sample(P.BACKUP_MAKE),
+    "forgetBackup": Sample(P.BACKUP_FORGET),
 }
 
 
@@ -296,6 +302,7 @@ async def build_world(app: App, make: Callable[[], Awaitable[Tenant]], url: str,
         "queued_id": queued.id,
         "schedule_id": planned.id,
         "token_id": token_id,
+        "backup_id": await some_backup(app),
         "name": "github",
     }
     return World(tenant, url, {name: str(value) for name, value in ids.items()}, run_token.reveal_text())
@@ -308,9 +315,20 @@ async def some_approval(app: App, tenant: Tenant, integration: uuid.UUID) -> str
     return needed.value.facts["approval"]
 
 
+async def some_backup(app: App) -> str:
+    """A backup that is known, and lies elsewhere."""
+    row = {"id": uuid.uuid4(), "file": f"{uuid.uuid4().hex}.tar.zst"}
+    async with await app.identity.db.logins.instance.connect() as connection:
+        await connection.execute(
+            "INSERT INTO backups (id, file, place, state) VALUES (%(id)s, %(file)s, '/srv/elsewhere', 'whole')", row
+        )
+    return str(row["id"])
+
+
 async def settle(app: App) -> None:
     """After a call that goes on behind its answer, or that sealed the instance: as before the next."""
     await app.background.ended()
+    await app.backup_work.ended()
     await app.sending.idle()
     if app.held.sealed:
         await app.panic.unseal("local:tester")

@@ -6,6 +6,7 @@ from company_agents.api.routes import (
     agents,
     approvals,
     audit,
+    backups,
     companies,
     consents,
     costs,
@@ -44,6 +45,7 @@ ROUTERS = (
     providers.router,
     tokens.router,
     key.router,
+    backups.router,
     instance.router,
 )
 
