@@ -616,6 +616,31 @@ async def test_a_secret_that_does_not_open_is_named_and_nothing_is_written(other
     place.drop()
 
 
+async def test_what_is_written_while_it_is_read_is_not_in_it(other: Place, target: Place, tmp_path: Path) -> None:
+    place = copy_of(other, tmp_path / "from" / "home")
+    async with place.open() as app:
+        tenant = await a_company(app, "slow")
+        with place.connect() as held:
+            with held.transaction():
+                # Agents and secrets are read before, memory and events afterwards.
+                held.execute(b"LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+                exporting = asyncio.create_task(app.mover.export(LOCAL, "slow", tmp_path / "file", PASSPHRASE))
+                await asyncio.to_thread(until, lambda: waiting(place, "tasks") or None)
+                _, token = await app.agents.create(tenant.local, "bob")
+                await app.memory.write(await app.identity.agent(token.reveal_text()), "too late")
+            done = await exporting
+        assert (done.secrets, done.chain_faults) == (1, 0)
+        ended = {e["seq"]: e["action"] for e in await app.events.newest(tenant.company.id)}
+    place.drop()
+    async with target.open() as app:
+        await bring_in(app, tmp_path / "file")
+        here = rows_of(target, tenant.company.id)
+        assert [row["name"] for row in here["agents"]] == ["ann"]
+        assert here["memory"] == []
+        assert (len(here["audit_events"]), ended[3], ended[4]) == (4, "company.exported", "agent.created")
+        assert (await app.events.verify(tenant.company.id)).faults == ()
+
+
 async def test_it_is_one_moment_while_everybody_writes(other: Place, target: Place, tmp_path: Path) -> None:
     place = copy_of(other, tmp_path / "from" / "home")
     async with place.open() as app:
