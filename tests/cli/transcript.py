@@ -44,6 +44,8 @@ KINDS = {
     "ed25519": r"[A-Za-z0-9+/]{43}=",
     "next": r"[\w=-]{40,}",
     "user": r"[\w-]+",
+    "made": r"\d{8}T\d{6}Z-[0-9a-f]{12}\.tar\.zst",
+    "safety": r"\d{8}T\d{6}Z-[0-9a-f]{12}\.tar\.zst",
 }
 FIXED = {
     "unknown": "0b0bb7e2-7e63-4a4b-8b0a-6f2d7f0f9f5e",
