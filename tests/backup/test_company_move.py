@@ -26,7 +26,7 @@ from company_agents.backup.manifest import Broken, Newer
 from company_agents.backup.ring import WrongPassphrase
 from company_agents.crypto.keyring import MasterKey
 from company_agents.db.moving import NotOurs
-from company_agents.errors import Busy, Conflict, Failed, NotFound, Tampered, Unauthenticated, WrongUsage
+from company_agents.errors import Busy, Conflict, Failed, NotFound, Sealed, Tampered, Unauthenticated, WrongUsage
 from company_agents.sensitive import Sensitive
 from tests.backup.moved import (
     AWKWARD,
@@ -751,6 +751,67 @@ async def test_without_room_nothing_is_left(source: Source, tmp_path: Path) -> N
     done = await asyncio.to_thread(run)
     assert done.status == 1 and "there is no room for" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+# — sealed, rotated and pruned meanwhile —
+
+SEAL = "UPDATE instance SET sealed_at = now(), sealed_by = 'an owner'"
+UNSEAL = "UPDATE instance SET sealed_at = NULL, sealed_by = NULL"
+
+
+async def test_what_is_sealed_meanwhile_neither_comes_nor_goes(source: Source, target: Place, tmp_path: Path) -> None:
+    async with target.open() as app:
+        await a_company(app, "to be sealed")
+        before = every_row(target)
+        for table, work in (
+            ("tasks", lambda: app.mover.export(LOCAL, "to be sealed", tmp_path / "file", PASSPHRASE)),
+            ("webhooks", lambda: bring_in(app, source.light)),
+        ):
+            with target.connect() as held:
+                with held.transaction():
+                    held.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+                    moving = asyncio.create_task(work())
+                    await asyncio.to_thread(until, lambda table=table: waiting(target, table) or None)
+                    target.sql(SEAL)
+                with pytest.raises(Sealed):
+                    await moving
+            target.sql(UNSEAL)
+        await app.audit.append(None, "test.looked")
+        after = every_row(target)
+        assert {name for name in before if before[name] != after[name]} == {"audit_events", "audit_heads"}
+        assert not (tmp_path / "file").exists()
+        assert all(found.faults == () for found in await app.events.verify_all())
+
+
+async def test_nobody_changes_the_master_key_while_a_company_comes_in(source: Source, target: Place) -> None:
+    async with target.open() as app:
+        await rotate(app)
+        with target.connect() as held:
+            with held.transaction():
+                held.execute(b"LOCK TABLE webhooks IN ACCESS EXCLUSIVE MODE")
+                moving = asyncio.create_task(bring_in(app, source.light))
+                await asyncio.to_thread(until, lambda: waiting(target, "webhooks") or None)
+                with pytest.raises(Busy):
+                    await rotate(app)
+                with pytest.raises(Busy):
+                    await app.pruner.prune(None, "tester")
+                with pytest.raises(Busy):
+                    await bring_in(app, source.light)
+            await moving
+        assert (await app.keys.status()).underway is None
+        await rotate(app)
+        assert set(target.rows_by_key()) == {target.only("active")}
+        assert (await app.keys.verify()).bad == []
+        assert (await app.identity.agent(source.token)).agent_id() == source.agent
+        assert (await app.events.verify(source.mine)).faults == ()
+
+
+async def test_a_company_comes_in_beside_another_and_every_seal_is_counted(source: Source, target: Place) -> None:
+    seals = "SELECT last_value AS n FROM master_key_seals"
+    async with target.open() as app:
+        before = target.sql(seals)[0]["n"]
+        done = await bring_in(app, source.light)
+        assert target.sql(seals)[0]["n"] - before >= done.secrets > 1200
 
 
 # — a lot of it —

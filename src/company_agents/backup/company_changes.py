@@ -14,6 +14,7 @@ from company_agents.db.moving import Values
 Record = dict[str, str | None]
 
 MOVED_RUN = "its company was moved to another instance"
+UNDECIDED_APPROVAL = "its company was moved to another instance before anybody decided"
 MOVED_APPROVAL = "its company was moved to another instance before it was sent"
 UNCERTAIN_APPROVAL = "its company was moved to another instance while it was being sent"
 MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
@@ -40,8 +41,8 @@ class Changes:
     newest event of this instance; both as text.
     """
 
-    moment: str
-    instance_seq: str
+    moment: str = ""
+    instance_seq: str = "0"
     name: str | None = None
     enable_schedules: bool = False
     revoke_tokens: bool = False
@@ -90,9 +91,10 @@ class Changes:
 
     def integration(self, row: Record) -> bool:
         self.providers.add(str(row["provider"]))
-        # Due at once: whoever refreshes a consent elsewhere may have ended this one.
-        if row.get("kind") == "consent":
-            row["probe_due_at"] = None
+        # Due at once: whoever refreshes a consent elsewhere may have ended this one. And nobody does so here now.
+        row["probe_due_at"] = None
+        if row.get("status") == "refreshing":
+            row["status"] = "connected"
         return True
 
     def schedule(self, row: Record) -> bool:
@@ -126,7 +128,7 @@ class Changes:
 
     def approval(self, row: Record) -> bool:
         became = {
-            "waiting": ("expired", ""),
+            "waiting": ("expired", UNDECIDED_APPROVAL),
             "approved": ("failed", MOVED_APPROVAL),
             "sending": ("uncertain", UNCERTAIN_APPROVAL),
         }.get(str(row["state"]))

@@ -18,11 +18,12 @@ from company_agents.backup.company_import import AgentOfToken, CompanyFile, Comp
 from company_agents.companies.scope import CompanyScope
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database, Tx
-from company_agents.errors import Conflict, NotFound
+from company_agents.errors import Conflict, NotFound, Sealed
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Principal
 from company_agents.rotation.fence import Fence
+from company_agents.rotation.panic import sealed_since
 from company_agents.secret_store.audit_keys import AuditKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.sensitive import Sensitive
@@ -70,6 +71,9 @@ class CompanyMover:
                 keys = KeyRing(tuple([await self.held.get(key_id) for key_id in await keys_of(tx, company_id)]))
                 work = CompanyExport(tx, company_id, self.audit.instance_id, keys, audit_keys, archive, say)
                 done = await work.write(out, name, passphrase)
+            # Who sealed the instance meanwhile wants no secret to leave it.
+            if await sealed_since(self.db):
+                raise Sealed
         return replace(done, file=str(file))
 
     async def import_(
@@ -98,12 +102,12 @@ class CompanyMover:
         """
         principal.require(Permission.COMPANY_CREATE)
         name = good_name(name, "a company") if name is not None else None
-        async with whole_file(file, passphrase, say) as source, Fence.taken(self.db):
+        changes = Changes(name=name, enable_schedules=enable_schedules, revoke_tokens=revoke_tokens)
+        # Nobody changes the master key meanwhile, so that to write for long keeps no rotation waiting.
+        async with whole_file(file, passphrase, say) as source, Fence.taken(self.db) as fence:
             called = name or source.manifest.company_name
             await self._is_free(source.company, called)
-            work = await self._write(
-                principal, source, Changes("", "", name, enable_schedules, revoke_tokens), called, say
-            )
+            work = await self._write(principal, fence, source, changes, called, say)
         return _imported(source, work, called)
 
     async def _find(self, company: str) -> tuple[UUID, str]:
@@ -132,8 +136,10 @@ class CompanyMover:
             )
 
     async def _write(
-        self, principal: Principal, source: CompanyFile, changes: Changes, name: str, say: Say
+        self, principal: Principal, fence: Fence, source: CompanyFile, changes: Changes, name: str, say: Say
     ) -> CompanyImport:
+        # Another process may have brought a newer one since this one looked.
+        self.audit_keys.forget()
         number, key = await self.audit_keys.newest()
         async with self.db.transaction(None) as tx:
             head = await tx.one("audit_head", chain=self.audit.instance_id)
@@ -155,6 +161,8 @@ class CompanyMover:
                 "former_faults": source.head.faults,
             }
             await work.end_chain(_record("company.imported", facts))
+            # The instance may have been sealed meanwhile, or the lock lost.
+            await fence.check("")
             # Before it is there: what cannot be recorded does not happen.
             await self.audit.append(None, "company.imported", company=source.company, **facts)
         return work
