@@ -8,6 +8,7 @@ import asyncio
 import shutil
 import stat
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +23,7 @@ from company_agents.errors import CompanyAgentsError, Exit
 
 if TYPE_CHECKING:
     from company_agents.app import App
+    from company_agents.backup.rows import BackupRow
     from company_agents.rotation.status import KeyStatus
     from company_agents.settings import Settings
 
@@ -129,7 +131,10 @@ async def _instance(settings: Settings) -> list[Check]:
     start_logging(Redactor(), folder=None, level="error")
     try:
         async with open_app(settings) as app:
-            return [_database(app), *await _keys(app), await _secrets(app), await _audit(app), await _sandbox(app)]
+            return [
+                *(_database(app), *await _keys(app), await _secrets(app), await _audit(app)),
+                *(await _backups(app), await _sandbox(app)),
+            ]
     except CompanyAgentsError as error:
         return [Check("start", False, error.sentence, error.hint)]
 
@@ -189,6 +194,42 @@ async def _audit(app: App) -> Check:
         detail = f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}"
         return Check("audit", False, detail, "`company-agents audit verify` names them all")
     return Check("audit", True, f"{count(sum(chain.events for chain in chains), 'event')} as written")
+
+
+async def _backups(app: App) -> Check:
+    """What is wrong with the backups, or how old the newest good one is, and where."""
+    trouble = None
+    try:
+        await app.backups.look()
+    except CompanyAgentsError as error:
+        trouble = error
+    rows = await app.backups.rows()
+    concerns = app.backup_watch.of(rows)
+    if concerns:
+        more = f"; and {len(concerns) - 1} more" if len(concerns) > 1 else ""
+        return Check("backups", False, f"{concerns[0].sentence}{more}", concerns[0].hint)
+    if trouble is not None and app.backup_watch.scheduled:
+        return Check("backups", False, trouble.sentence, trouble.hint)
+    return Check("backups", True, _newest_backup(app, rows))
+
+
+def _newest_backup(app: App, rows: list[BackupRow]) -> str:
+    last = max((row for row in rows if row.good), key=lambda row: row.created_at, default=None)
+    known = "none is known"
+    if last is not None:
+        place = f"in {last.place}" if last.place else "nobody knows where"
+        known = f"the newest good one is {_age(last.created_at)} old, {last.name}, {place}"
+    if app.backup_watch.scheduled:
+        return known if last else "none yet; the schedule makes the first within a day, while an orchestrator runs"
+    if app.settings.database_url is None:
+        return f"none is made by schedule, `company-agents backup export` makes one; {known}"
+    yours = "none is made by schedule: your Postgres service's own are yours to see to"
+    return f"{yours}; `company-agents backup export` makes one; {known}"
+
+
+def _age(at: datetime) -> str:
+    hours = int((datetime.now(UTC) - at).total_seconds() // 3600)
+    return count(hours // 24, "day") if hours >= 48 else count(max(hours, 0), "hour")
 
 
 async def _sandbox(app: App) -> Check:
