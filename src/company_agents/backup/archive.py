@@ -8,8 +8,10 @@ does not need.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -32,12 +34,14 @@ MOST_MANIFEST = 4 * 1024 * 1024
 MOST_RATIO = 1000
 # RFC 8878, 3.1.2: a frame that decompressors skip; its length follows, little-endian.
 _SKIPPED = 0x184D2A50
+_FRAME, _FRAME_HEADER, _CHECKSUM = b"\x28\xb5\x2f\xfd", 18, 4
 _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 # RFC 8878, 3.1.1.1.2: 8 MiB is what every decoder should take; ours never ask for more.
 _WINDOW = 8 * 1024 * 1024
 _READ = 1024 * 1024
 
+WORKSPACES = "workspaces/"
 MANIFEST, SIGNATURE, RING, HEADS = "manifest.json", "manifest.mac", "keyring.age", "heads.jsonl"
 
 
@@ -173,8 +177,11 @@ def open_archive(file: BinaryIO, size: int | None = None) -> Opened:
         Broken: this is no archive of ours, or its beginning is damaged.
         Newer: it is of a later format.
     """
-    file.seek(0)
-    front = file.read(FRONT)
+    try:
+        file.seek(0)
+        front = file.read(FRONT)
+    except OSError as error:
+        raise _unreadable("the backup", error) from error
     if len(front) < FRONT:
         raise broken("it is too short to be one")
     try:
@@ -194,7 +201,8 @@ def open_archive(file: BinaryIO, size: int | None = None) -> Opened:
     text = entries[MANIFEST]
     size = size or file.seek(0, os.SEEK_END)
     manifest = read_manifest(text)
-    if sum(member.bytes for member in manifest.members) > MOST_RATIO * size:
+    # What runs have made may be anything; there, the room on the disk is looked at.
+    if sum(each.bytes for each in manifest.members if not each.name.startswith(WORKSPACES)) > MOST_RATIO * size:
         raise broken("it says that it unpacks to more than it can hold")
     return Opened(manifest, text, entries.get(SIGNATURE), size)
 
@@ -214,8 +222,11 @@ def _entries(blocks: bytes) -> Iterator[tuple[str, bytes]]:
         content = blocks[place + _BLOCK : place + _BLOCK + size]
         if len(content) != size:
             raise broken("it ends too early")
+        end = place + _BLOCK + size
+        place = end + len(_padding(size))
+        if blocks[end:place].strip(b"\0"):
+            raise broken(f"there is something behind {name}")
         yield name, content
-        place += _BLOCK + size + len(_padding(size))
 
 
 def _parsed(block: bytes) -> tuple[str, int]:
@@ -225,7 +236,7 @@ def _parsed(block: bytes) -> tuple[str, int]:
         info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     except (tarfile.TarError, UnicodeError):
         raise broken("a header of a member is damaged") from None
-    if info.type != tarfile.REGTYPE or info.linkname or info.size > MOST_PIECE:
+    if info.type != tarfile.REGTYPE or info.linkname or not 0 <= info.size <= MOST_PIECE:
         raise broken("it has a member that is no plain file of a size of ours")
     return info.name, info.size
 
@@ -240,7 +251,6 @@ class ArchiveReader:
         self.manifest = opened.manifest
         self.size = opened.size
         self._file = file
-        file.seek(FRONT)
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         self._in = decompressor.stream_reader(file, read_size=_READ, closefd=False)
 
@@ -257,14 +267,19 @@ class ArchiveReader:
             Broken: something is not as the manifest says; or the file ends, or does not.
         """
         try:
+            # The library says nothing of what is behind a frame, or of an end that is missing.
+            _check_end(self._file, self.size)
+            self._file.seek(FRONT)
             for member in self.manifest.members:
                 yield from self._pieces_of(member)
             self._at_end()
         except zstandard.ZstdError:
             raise broken("what it holds is damaged") from None
+        except OSError as error:
+            raise _unreadable("the backup", error) from error
 
     def _pieces_of(self, member: Member) -> Iterator[tuple[Member, bytes]]:
-        digest, length = hashlib.sha256(), 0
+        digest, length, rows = hashlib.sha256(), 0, 0
         for number in range(1, member.pieces + 1):
             name, size = _parsed(self._exactly(_BLOCK))
             if name != piece_name(member.name, number):
@@ -276,9 +291,15 @@ class ArchiveReader:
             if self._exactly(len(_padding(size))).strip(b"\0"):
                 raise broken(f"there is something behind {name}")
             digest.update(content)
+            if member.columns:
+                rows += content.count(b"\n")
+                if content and not content.endswith(b"\n"):
+                    raise broken(f"{name} ends within a row")
             yield member, content
         if length != member.bytes or digest.hexdigest() != member.sha256:
             raise broken(f"{member.name} is not what was written")
+        if rows != member.rows:
+            raise broken(f"{member.name} has not as many rows as its manifest says")
 
     def _exactly(self, size: int) -> bytes:
         content = bytearray()
@@ -291,8 +312,26 @@ class ArchiveReader:
         return bytes(content)
 
     def _at_end(self) -> None:
-        if self._exactly(len(_END)) != _END or self._in.read(1) or self._file.tell() != self.size:
+        if self._exactly(len(_END)) != _END or self._in.read(1):
             raise broken("it goes on where it should end")
+
+
+def _check_end(file: BinaryIO, size: int) -> None:
+    """Whether the frame behind the beginning ends where the file does (RFC 8878, 3.1.1)."""
+    file.seek(FRONT)
+    head = file.read(_FRAME_HEADER)
+    if not head.startswith(_FRAME):
+        raise broken("what it holds is damaged")
+    place, last = FRONT + zstandard.frame_header_size(head), False
+    while not last:
+        file.seek(place)
+        block = int.from_bytes(file.read(3), "little")
+        last = bool(block & 1) or place >= size
+        # One byte that is repeated; else as many as it says.
+        place += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)
+    place += _CHECKSUM if zstandard.get_frame_parameters(head).has_checksum else 0
+    if place != size:
+        raise broken("it ends too early" if place > size else "it goes on where it should end")
 
 
 def opened_file(path: Path) -> BinaryIO:
@@ -303,8 +342,21 @@ def opened_file(path: Path) -> BinaryIO:
         Broken: it cannot be.
     """
     try:
-        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC | os.O_NONBLOCK))
+        return open(path, "rb", opener=_opened_plain)
     except OSError as error:
-        raise Broken(
-            f"{path} cannot be read: {(error.strerror or 'input/output error').lower()}", hint="name the backup's file"
-        ) from error
+        raise _unreadable(str(path), error) from error
+
+
+def _opened_plain(name: str, flags: int) -> int:
+    # Without waiting for who writes into a pipe.
+    descriptor = os.open(name, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return descriptor
+
+
+def _unreadable(what: str, error: OSError) -> Broken:
+    return Broken(
+        f"{what} cannot be read: {(error.strerror or 'input/output error').lower()}", hint="name the backup's file"
+    )

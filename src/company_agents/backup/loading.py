@@ -16,7 +16,7 @@ from company_agents.backup.export import Progress, Stopped
 from company_agents.backup.manifest import Manifest, broken
 from company_agents.backup.schema import steps_of
 from company_agents.backup.tables import LEFT_OUT
-from company_agents.db.copying import CopySession, Table
+from company_agents.db.copying import CopySession, Table, unless_they_fit
 from company_agents.db.logins import Login
 from company_agents.db.migrate import Migration, known_migrations
 from company_agents.errors import Busy, Conflict, Sealed
@@ -91,7 +91,8 @@ class Loading:
             kept, seals = self._remember(session)
             session.run_all("restore_drop")
             _apply(session, steps, first=True)
-            rows = self._load(session, file)
+            with unless_they_fit(broken("its rows are not those of the schema that it names")):
+                rows = self._load(session, file)
             _apply(session, [step for step in known_migrations() if step.version > self.manifest.schema.step])
             bound = session.all("restore_bound_tables")
             for table in bound:
@@ -105,6 +106,9 @@ class Loading:
 
     def _remember(self, session: CopySession) -> tuple[bool, int]:
         """Today's rows, where they are to be kept; and how many seals there were."""
+        # Forced row-level security binds the owner as well: what it does not show would count as not there.
+        for table in session.all("restore_bound_tables"):
+            session.run_text(table["free"])
         if not self.replace:
             if not session.one("restore_is_empty")["found"]:
                 raise Conflict(
@@ -143,9 +147,17 @@ class Loading:
             self._go_on()
             session.run_text(part["again"])
         session.run_all("restore_numbers")
+        self._check_keys(session)
         for table in bound:
             session.run_text(table["bound"])
         return self.manifest.rows
+
+    def _check_keys(self, session: CopySession) -> None:
+        """What was said of keys was said before anything was changed: it has to be true."""
+        found = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
+        said = {key.key_id: key.rows for key in self.manifest.keys if key.rows}
+        if not self.without_secrets and found != said:
+            raise broken("its secrets are not under the keys that its manifest names")
 
     def _tables(self, session: CopySession) -> dict[str, Table]:
         """The tables of the archive, which have to be those of its schema: nothing in it is taken for a name."""
@@ -187,7 +199,8 @@ class Loading:
         sealed = max(int(manifest.sequences.get("master_key_seals", 0)), seals)
         session.all("restore_seals", seals=sealed, today=seals)
         name = {"backup": manifest.id, "taken_at": manifest.taken_at}
-        session.run("restore_identity", **name, without_secrets=self.without_secrets)
+        if session.run("restore_identity", **name, without_secrets=self.without_secrets) != 1:
+            raise broken("it is of no instance")
         for statement in ("restore_runs", "restore_approvals", "restore_dead_secrets", "restore_consents"):
             session.run(statement)
         needed = [key.key_id for key in manifest.needed_keys]

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import ClassVar
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from company_agents.errors import Refused, WrongUsage
 
@@ -19,6 +19,11 @@ FORMAT = 1
 INSTANCE, COMPANY = "instance", "company"
 # Staged ones too: between a backup and its restore one may have become active.
 NEEDED_STATES = ("active", "retiring", "staged")
+TABLES = "tables/"
+# No count here comes near to it, and Postgres takes it.
+_MOST = 2**62
+# What this program does not know, it does not pass over: a later format has another number.
+_EXACTLY = ConfigDict(extra="forbid")
 
 
 class Broken(WrongUsage):
@@ -43,6 +48,8 @@ def broken(what: str) -> Broken:
 @dataclass(frozen=True, slots=True)
 class KeyNeed:
     """A master key as it was when the backup was taken, and how many of its secrets that key opens."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _EXACTLY
 
     key_id: str
     state: str
@@ -69,6 +76,8 @@ class KeyNeed:
 class Member:
     """A member, in pieces: what they are together. `columns` are a table's, in the order of its rows."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _EXACTLY
+
     name: str
     pieces: int
     bytes: int
@@ -81,6 +90,8 @@ class Member:
 class Schema:
     """The last step of the schema, and one checksum over all of its steps (SHA-256, hex)."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _EXACTLY
+
     step: int
     checksum: str
 
@@ -88,6 +99,8 @@ class Schema:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Times are UTC. `ring` are the ids of the keys that lie in the archive, wrapped by a passphrase."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _EXACTLY
 
     format: int
     kind: str
@@ -137,20 +150,37 @@ def read_manifest(text: bytes) -> Manifest:
         Newer: it is of a later format.
     """
     try:
-        data: dict[str, Any] = json.loads(text)
-        found = int(data["format"])
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise broken("its manifest cannot be read") from None
-    if found > FORMAT:
+    if isinstance(found, int) and found > FORMAT:
         raise Newer(
             f"the backup has the format {found}, and this program knows the formats up to {FORMAT}",
             hint="restore it with the version that made it, or a newer one",
         )
     try:
-        manifest = _ADAPTER.validate_python(data, strict=False)
+        manifest = _ADAPTER.validate_json(text, strict=True)
     except ValidationError:
         raise broken("its manifest does not say what a manifest has to say") from None
-    names = [member.name for member in manifest.members]
-    if len(set(names)) != len(names) or manifest.kind not in (INSTANCE, COMPANY):
+    if manifest.format != FORMAT or manifest.kind not in (INSTANCE, COMPANY) or not _agrees(manifest):
         raise broken("its manifest contradicts itself")
     return manifest
+
+
+def _agrees(manifest: Manifest) -> bool:
+    names = [member.name for member in manifest.members]
+    counts = [manifest.schema.step, *manifest.sequences.values(), *(key.rows for key in manifest.keys)]
+    counts += [count for member in manifest.members for count in (member.rows, member.bytes)]
+    return (
+        len(set(names)) == len(names)
+        and all(0 <= count <= _MOST for count in counts)
+        and all(map(_possible, manifest.members))
+    )
+
+
+def _possible(member: Member) -> bool:
+    columns = len(set(member.columns)) == len(member.columns)
+    if member.name.startswith(TABLES) and not member.columns:
+        return False
+    # No piece is empty, but for the one of an empty member.
+    return columns and 1 <= member.pieces <= max(1, member.bytes)

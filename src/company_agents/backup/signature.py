@@ -53,5 +53,5 @@ def _read(opened: Opened) -> tuple[str, bytes]:
     try:
         found = json.loads(opened.signature or b"")
         return str(found["key_id"]), bytes.fromhex(found["mac"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise broken("its signature cannot be read") from None

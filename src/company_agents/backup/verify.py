@@ -4,7 +4,10 @@ Whether a backup would restore here: read whole, every secret opened in memory, 
 
 from __future__ import annotations
 
+import io
+import itertools
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +17,7 @@ from uuid import UUID
 
 from company_agents.backup.archive import RING, ArchiveReader, Opened, open_archive, opened_file
 from company_agents.backup.export import Progress, Stopped
-from company_agents.backup.manifest import COMPANY, KeyNeed, Manifest, Member
+from company_agents.backup.manifest import COMPANY, KeyNeed, Manifest, Member, broken
 from company_agents.backup.ring import unwrap
 from company_agents.backup.schema import steps_of
 from company_agents.backup.signature import check as check_signature
@@ -32,6 +35,10 @@ from company_agents.settings import Settings
 SECRETS = "tables/secrets"
 _COLUMNS = ("id", "company_id", "name", "value", "nonce", "key_id")
 MOST_NAMED = 20
+# Rows that are looked at together.
+_BATCH = 2000
+# Bytes that a key ring may have: more than thousands of keys need.
+_MOST_RING = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,16 @@ class Verifying:
             KeyFound(key.key_id, key.state, key.rows, key.when, key.key_id in ring)
             for key in opened.manifest.needed_keys
         ]
+        found: Counter[str] = Counter()
         for rows in self._rows(file, opened):
+            found.update(row[5] for row in rows)
             known = [row for row in rows if row[5] in ring]
             verdict.not_opened += len(rows) - len(known)
             bad = check_rows(known, ring)
             verdict.opened += len(known) - len(bad)
             verdict.bad += bad[: MOST_NAMED - len(verdict.bad)]
+        if found != Counter({key.key_id: key.rows for key in opened.manifest.keys}):
+            raise broken("its secrets are not under the keys that its manifest names")
         _conclude(verdict, opened.manifest, ring)
         return verdict
 
@@ -124,7 +135,9 @@ class Verifying:
             if self.stop.is_set():
                 raise Stopped("it was stopped", hint="nothing was changed")
             if member.name == SECRETS:
-                yield list(sealed_rows(member, piece))
+                rows = sealed_rows(member, piece)
+                while batch := list(itertools.islice(rows, _BATCH)):
+                    yield batch
 
 
 async def verify_here(settings: Settings, path: Path, passphrase: Sensitive | None, say: Progress) -> Verdict:
@@ -150,25 +163,44 @@ async def verify_here(settings: Settings, path: Path, passphrase: Sensitive | No
 
 
 def sealed_rows(member: Member, piece: bytes) -> Iterator[SealedRow]:
-    """The sealed rows of a piece of the secrets."""
-    places = [member.columns.index(name) for name in _COLUMNS]
-    for line in piece.splitlines():
-        row = fields(line)
-        secret, company, name, value, nonce, key_id = (row[place] for place in places)
-        assert secret is not None
-        assert name is not None
-        assert value is not None
-        assert nonce is not None
-        assert key_id is not None
-        yield (
-            *(bytes.fromhex(secret.decode().replace("-", "")),),
-            bytes.fromhex(company.decode().replace("-", "")) if company is not None else None,
-            *(name.decode(), bytes.fromhex(value[2:].decode()), bytes.fromhex(nonce[2:].decode()), key_id.decode()),
-        )
+    """
+    The sealed rows of a piece of the secrets.
+
+    Raises:
+        Broken: there is something else.
+    """
+    try:
+        places = [member.columns.index(name) for name in _COLUMNS]
+        for line in io.BytesIO(piece):
+            row = fields(line[:-1])
+            if len(row) != len(member.columns):
+                raise ValueError
+            secret, company, name, value, nonce, key_id = (row[place] for place in places)
+            yield (
+                *(UUID(_text(secret)).bytes, UUID(_text(company)).bytes if company is not None else None),
+                *(_text(name), _bytes(value), _bytes(nonce), _text(key_id)),
+            )
+    except ValueError:
+        raise broken("something in its secrets is none") from None
+
+
+def _text(value: bytes | None) -> str:
+    if value is None:
+        raise ValueError
+    return value.decode()
+
+
+def _bytes(value: bytes | None) -> bytes:
+    if value is None or not value.startswith(b"\\x"):
+        raise ValueError
+    return bytes.fromhex(value[2:].decode())
 
 
 def wrapped_ring(file: BinaryIO, opened: Opened) -> bytes:
     """The key ring as it lies in an archive."""
+    said = opened.manifest.member(RING)
+    if said is None or said.bytes > _MOST_RING:
+        raise broken("it has no key ring")
     content = b""
     for member, piece in ArchiveReader(file, opened).pieces():
         if member.name == RING:

@@ -16,6 +16,7 @@ import psycopg
 from company_agents.db.database import Row, translated
 from company_agents.db.logins import Login
 from company_agents.db.sql import statements
+from company_agents.errors import CompanyAgentsError, MayNotStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +54,19 @@ class CopySession:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """What is read meanwhile is all of one moment."""
-        with translated(), self._connection.transaction():
+        with _translated(), self._connection.transaction():
             self._connection.execute(statements()["snapshot_begin"])
             yield
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is done meanwhile, or nothing of it."""
-        with translated(), self._connection.transaction():
+        with _translated(), self._connection.transaction():
             yield
 
     def all(self, query: str, /, **params: Any) -> list[Row]:
         """The rows of a named statement."""
-        with translated():
+        with _translated():
             return self._connection.execute(statements()[query], params).fetchall()
 
     def one(self, query: str, /, **params: Any) -> Row:
@@ -75,7 +76,7 @@ class CopySession:
 
     def run(self, query: str, /, **params: Any) -> int:
         """How many rows a named statement touched."""
-        with translated():
+        with _translated():
             return self._connection.execute(statements()[query], params).rowcount
 
     def run_all(self, query: str, /, **params: Any) -> None:
@@ -89,7 +90,7 @@ class CopySession:
 
     def run_text(self, text: str) -> None:
         """A statement that Postgres put together, or a step of the schema."""
-        with translated():
+        with _translated():
             self._connection.execute(text.encode(), prepare=False)
 
     def tables(self, *, but: tuple[str, ...] = ()) -> list[Table]:
@@ -100,7 +101,7 @@ class CopySession:
     def out(self, table: Table) -> Iterator[bytes]:
         """Its rows as COPY writes them (text format), one after the other."""
         statement = self.one("copy_out", name=table.name, columns=list(table.columns))["statement"]
-        with translated(), self._connection.cursor().copy(cast(LiteralString, statement)) as copy:
+        with _translated(), self._connection.cursor().copy(cast(LiteralString, statement)) as copy:
             yield from cast(Iterator[bytes], copy)
 
     @contextlib.contextmanager
@@ -111,9 +112,37 @@ class CopySession:
         """
         statement = self.one("copy_in", name=table.name, columns=list(table.columns))["statement"]
         cursor = self._connection.cursor()
-        with translated(), cursor.copy(cast(LiteralString, statement)) as copy:
+        with _translated(), cursor.copy(cast(LiteralString, statement)) as copy:
             yield copy
         self.copied = cursor.rowcount
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        with translated():
+            yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MayNotStart(
+            "the database user may not do this", hint="docs/database.md says what it needs", code="database_rights"
+        ) from error
+
+
+@contextlib.contextmanager
+def unless_they_fit(error: CompanyAgentsError) -> Iterator[None]:
+    """
+    Around rows that come in, and what is made of them.
+
+    Raises:
+        CompanyAgentsError: `error`, where the rows are none of the table's, or contradict each other.
+    """
+    try:
+        yield
+    except (CompanyAgentsError, psycopg.Error) as said:
+        cause = said.__cause__ if isinstance(said, CompanyAgentsError) else said
+        if isinstance(cause, psycopg.DataError | psycopg.IntegrityError):
+            raise error from cause
+        raise
 
 
 # What COPY writes instead of a character in its text format (Postgres, "COPY": text format).
