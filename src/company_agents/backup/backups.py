@@ -23,7 +23,7 @@ from company_agents.backup.files import explained, fresh, nameless, taken
 from company_agents.backup.manifest import INSTANCE, Manifest
 from company_agents.backup.places import Place, backup_name
 from company_agents.backup.ring import check_passphrase
-from company_agents.backup.rows import BackupRow
+from company_agents.backup.rows import FAILED, BackupRow
 from company_agents.backup.threads import in_thread
 from company_agents.backup.verify import Verdict, Verifying
 from company_agents.db.database import Database
@@ -287,9 +287,12 @@ class Backups:
         Raises:
             Unavailable: the place is out of reach. Then what is known stays.
         """
-        place = self.place
+        place, rows = self.place, await self.rows()
+        for row in rows:
+            if row.state == FAILED and row.place.startswith("/") and row.key_ids:
+                await self._found_elsewhere(row)
         stored = {each.name: each for each in await place.list()}
-        known = {row.file: row for row in await self.rows() if row.place == place.address}
+        known = {row.file: row for row in rows if row.place == place.address}
         for name, each in stored.items():
             if name not in known or known[name].state == "failed":
                 await self._take_note(place, name, each.size)
@@ -300,6 +303,17 @@ class Backups:
             for name, row in known.items():
                 if name not in stored and row.state == "whole":
                     await tx.run("backup_gone", id=row.id)
+
+    async def _found_elsewhere(self, row: BackupRow) -> None:
+        """An export whose maker was killed after the file had its name: the file is whole, and needs its keys."""
+        try:
+            with opened_file(Path(row.place) / row.file) as file:
+                if open_archive(file).manifest.id != row.id:
+                    return
+        except CompanyAgentsError:
+            return
+        async with self.db.instance_transaction() as tx:
+            await tx.run("backup_whole_after_all", id=row.id)
 
     async def _take_note(self, place: Place, name: str, size: int) -> None:
         try:

@@ -4,6 +4,7 @@ Making a backup: every table as it was at one moment, while everything goes on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -102,14 +103,17 @@ class Export:
             try:
                 with session.snapshot():
                     manifest = self.write(session, file)
+                needed = [key.key_id for key in manifest.needed_keys]
                 size = file.seek(0, os.SEEK_END)
+                # Before it has a name: killed right after that, it is known what it needs.
+                session.run("backup_ready", id=self.id, key_ids=needed, size=size, rows=manifest.rows)
                 finish()
             except BaseException as error:
                 said = error.sentence if isinstance(error, CompanyAgentsError) else type(error).__name__
-                session.run("backup_failed", id=self.id, problem=said)
+                with contextlib.suppress(CompanyAgentsError):
+                    session.run("backup_failed", id=self.id, problem=said)
                 raise
-            needed = [key.key_id for key in manifest.needed_keys]
-            session.run("backup_whole", id=self.id, key_ids=needed, size=size, rows=manifest.rows)
+            session.run("backup_whole", id=self.id)
         return manifest
 
     def write(self, session: CopySession, file: BinaryIO) -> Manifest:

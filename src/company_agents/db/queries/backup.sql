@@ -49,9 +49,14 @@ SELECT * FROM backups_let_go();
 INSERT INTO backups (id, file, place, state, scheduled, with_ring, made_by)
 VALUES (%(id)s, %(file)s, %(place)s, 'running', %(scheduled)s, %(with_ring)s, %(made_by)s);
 
+-- name: backup_ready
+UPDATE backups SET key_ids = %(key_ids)s, size = %(size)s, rows = %(rows)s WHERE id = %(id)s AND state = 'running';
+
 -- name: backup_whole
-UPDATE backups SET state = 'whole', key_ids = %(key_ids)s, size = %(size)s, rows = %(rows)s, finished_at = now()
-WHERE id = %(id)s AND state = 'running';
+UPDATE backups SET state = 'whole', finished_at = now() WHERE id = %(id)s AND state = 'running';
+
+-- name: backup_whole_after_all
+UPDATE backups SET state = 'whole', problem = '' WHERE id = %(id)s AND state = 'failed';
 
 -- name: backup_failed
 UPDATE backups SET state = 'failed', problem = %(problem)s, finished_at = now() WHERE id = %(id)s AND state = 'running';

@@ -1,6 +1,7 @@
 -- name: restore_wait_time
--- Nobody should be there. Who is, is told, and not waited for.
-SELECT set_config('lock_timeout', '5s', true), set_config('statement_timeout', '0', true),
+-- Nobody should be there. Who is, is told, and not waited for. Forced row-level security binds the owner of the tables too, as
+-- long as it is not lifted: without a scope, what is there would look like nothing.
+SELECT set_config('company_agents.instance', 'on', true), set_config('lock_timeout', '5s', true), set_config('statement_timeout', '0', true),
        set_config('maintenance_work_mem', '128MB', true);
 
 -- name: restore_locks
