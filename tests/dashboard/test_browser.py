@@ -210,7 +210,14 @@ async def _every_page(app: App, caller: Caller, integration: Any, agent: Any) ->
     one, ann = f"{home}/integrations/{integration.id}", f"{home}/agents/{agent.id}"
     signed_in = [
         *("/companies", "/companies/new", "/account", "/account/tokens/new", "/people", "/people/link", "/audit"),
-        *("/master-key", "/master-key/rotate", "/master-key/finish", "/master-key/compromised", "/master-key/prune"),
+        *(
+            "/master-key",
+            "/master-key/rotate",
+            "/master-key/finish",
+            "/master-key/compromised",
+            "/master-key/prune",
+            "/backups",
+        ),
         *(
             "/seal",
             "/confirm",
