@@ -1,6 +1,8 @@
 -- name: today_lineage
--- Whether a backup is of this instance, under its present name or one before.
-SELECT EXISTS (SELECT FROM instance WHERE id = %(id)s) OR EXISTS (SELECT FROM former_instances WHERE id = %(id)s) AS found;
+-- Whether a backup is of this instance, under its present name or one before. One whose key source was taken over is among
+-- the former ones too, and its chain is not here.
+SELECT EXISTS (SELECT FROM instance WHERE id = %(id)s) OR EXISTS (
+    SELECT FROM former_instances f JOIN audit_heads h ON h.chain = f.id WHERE f.id = %(id)s) AS found;
 
 -- name: today_former
 INSERT INTO former_instances SELECT * FROM today_former_instances ON CONFLICT (id) DO NOTHING;
@@ -15,6 +17,10 @@ DELETE FROM master_keys;
 
 -- name: today_keys
 INSERT INTO master_keys SELECT * FROM today_master_keys;
+
+-- name: today_dying_keys
+-- Whoever finishes their destruction would take rows along that have come back.
+SELECT k.key_id FROM master_keys k WHERE k.state = 'destroying' AND EXISTS (SELECT FROM secrets s WHERE s.key_id = k.key_id);
 
 -- name: today_fence
 UPDATE key_fence f SET number = greatest(f.number, t.number) + 1, nonce = gen_random_uuid() FROM today_key_fence t;
@@ -123,8 +129,8 @@ UPDATE integrations i SET destination = t.destination, status = t.status, status
 FROM today_integrations t WHERE t.id = i.id;
 
 -- name: today_gone_integrations
--- One that was deleted since comes back, and nobody may use it before somebody says so.
-UPDATE integrations i SET allow_all = false, status = 'needs attention',
+-- One that was deleted since comes back, and nobody may use it before somebody says so. No probe says otherwise for a day.
+UPDATE integrations i SET allow_all = false, probe_due_at = now() + interval '1 day', status = 'needs attention',
        status_reason = 'it was deleted after the backup was taken',
        status_hint = 'allow agents again, or delete it again', status_since = now()
 WHERE EXISTS (SELECT FROM today_companies c WHERE c.id = i.company_id)
