@@ -212,6 +212,12 @@ class Loading:
             session.run("today_former_self", **name)
             for statement in _KEPT if not self.without_secrets else _KEPT_WITHOUT_SECRETS:
                 session.run(statement)
+            for row in session.all("today_dying_keys"):
+                raise Conflict(
+                    f"the key {row['key_id']}, which the backup needs, is just being destroyed",
+                    hint="`company-agents key prune` finishes that; a backup that needs the key cannot be restored then",
+                    code="key_destroying",
+                )
         elif self.hinted is not None:
             session.run("restore_overtaken_key", key_id=self.hinted.key_id, seals=sealed)
             session.run("restore_hinted_key", key_id=self.hinted.key_id, source=self.hinted.source, seals=sealed)
