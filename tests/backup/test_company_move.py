@@ -762,6 +762,7 @@ UNSEAL = "UPDATE instance SET sealed_at = NULL, sealed_by = NULL"
 async def test_what_is_sealed_meanwhile_neither_comes_nor_goes(source: Source, target: Place, tmp_path: Path) -> None:
     async with target.open() as app:
         await a_company(app, "to be sealed")
+        await app.store.flush_used()
         before = every_row(target)
         for table, work in (
             ("tasks", lambda: app.mover.export(LOCAL, "to be sealed", tmp_path / "file", PASSPHRASE)),
