@@ -120,6 +120,18 @@ async def test_what_is_wrong_stands_on_top_and_wherever_an_owner_starts(
             assert said not in found and "Backups need attention" not in found and 'href="/backups"' not in found
 
 
+async def test_one_of_the_schedule_that_was_never_verified_needs_attention(own: App, olga: Person) -> None:
+    backup = await _row(own, "monday.tar.zst", scheduled=True, created_at="2026-11-03 04:00+00")
+    said = "The newest backup of the schedule, monday.tar.zst, was never verified."
+    async with olga.client() as browser:
+        assert said in (await browser.get("/backups")).text
+        await own.backups.drilled(backup, "")
+        assert said in (await browser.get("/backups")).text
+        async with await own.identity.db.logins.instance.connect() as connection:
+            await connection.execute("UPDATE backups SET verified_at = now()")
+        assert said not in (await browser.get("/backups")).text
+
+
 async def test_nobody_else_sees_a_backup_or_may_touch_one(own: App, company: Caller) -> None:
     row = await _made(own)
     for role in Role:

@@ -38,7 +38,7 @@ class BackupOut(Out):
 class ConcernOut(Out):
     """One thing that needs attention."""
 
-    kind: Literal["failed", "late", "never", "verify", "drill"]
+    kind: Literal["failed", "late", "never", "verify", "drill", "unverified"]
     sentence: str
     hint: str
 

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from company_agents.backup.backups import Backups
 from company_agents.backup.health import Concern, health
-from company_agents.backup.rows import BackupRow
+from company_agents.backup.rows import WHOLE, BackupRow
+
+# The schedule verifies what it has made at once; by then it has, or was killed in between.
+VERIFIED_WITHIN = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -27,4 +30,16 @@ class BackupWatch:
 
     def of(self, rows: Iterable[BackupRow]) -> list[Concern]:
         """The same of rows that were read already."""
-        return health(rows, datetime.now(UTC), self.scheduled, self.since)
+        rows, now = list(rows), datetime.now(UTC)
+        return [*health(rows, now, self.scheduled, self.since), *_unverified(rows, now)]
+
+
+def _unverified(rows: list[BackupRow], now: datetime) -> Iterable[Concern]:
+    made = [row for row in rows if row.scheduled and row.state == WHOLE]
+    last = max(made, key=lambda row: row.created_at, default=None)
+    if last is not None and last.verified_at is None and now - last.tried_at > VERIFIED_WITHIN:
+        yield Concern(
+            "unverified",
+            f"the newest backup of the schedule, {last.name}, was never verified",
+            "its page has a button for that; `company-agents backup verify FILE` does it too",
+        )

@@ -49,6 +49,7 @@ ADVICE = {
     "late": "Make one now. When the schedule has made its own, this is gone; the log says what keeps it from that.",
     "failed": "It is tried again after 15 minutes, then every hour. See to what it says.",
     "verify": "Do not count on it. Verify it again, or make another one.",
+    "unverified": "Verify it, below.",
     "drill": "`company-agents backup drill` tries the newest one again.",
 }
 
