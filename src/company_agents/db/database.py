@@ -102,14 +102,19 @@ class Database:
         Unavailable: the database does not answer.
     """
 
-    def __init__(self, logins: Logins, *, pool_size: int) -> None:
+    def __init__(self, logins: Logins, *, pool_size: int, long_lived: bool = True) -> None:
         self.logins = logins
+        # Who lives for one command has the connections that it comes to need, and no others.
+        self._least = 1 if long_lived else 0
         self._pool = self._make_pool(pool_size)
         # The audit committer has a connection of its own: callers that wait for it may hold all the others. So have
         # the look-ups that stand before every call.
         self._committer = self._make_pool(1)
         self._look_ups = self._make_pool(1)
         self._gathered: dict[str, Gathered] = {}
+        # One of the instance role, kept from one transaction to the next: a start takes half a dozen.
+        self._spare: Connection | None = None
+        self._closed = False
 
     def _make_pool(self, size: int) -> AsyncConnectionPool[Connection]:
         return AsyncConnectionPool(
@@ -117,7 +122,7 @@ class Database:
             connection_class=cast(type[Connection], psycopg.AsyncConnection),
             kwargs={"autocommit": True, "row_factory": dict_row, "application_name": "company-agents"},
             configure=self._configure,
-            min_size=1,
+            min_size=self._least,
             max_size=size,
             timeout=POOL_WAIT,
             reconnect_timeout=RECONNECT_TIME,
@@ -132,6 +137,10 @@ class Database:
 
     async def close(self) -> None:
         """Close the pools."""
+        self._closed = True
+        if self._spare is not None:
+            await self._spare.close()
+            self._spare = None
         for pool in (self._pool, self._committer, self._look_ups):
             await pool.close()
 
@@ -229,8 +238,26 @@ class Database:
     @contextlib.asynccontextmanager
     async def instance_transaction(self) -> AsyncIterator[Tx]:
         """A transaction of the instance role, which sees every company. Never on the path of a request."""
-        async with self.instance_session() as session, session.transaction() as tx:
-            yield tx
+        spare, self._spare = self._spare, None
+        connection = spare if spare is not None and not _is_gone(spare) else await self._instance_connection(spare)
+        try:
+            async with InstanceSession(connection).transaction() as tx:
+                yield tx
+        except BaseException:
+            await connection.close()
+            raise
+        await self._keep(connection)
+
+    async def _keep(self, connection: Connection) -> None:
+        if self._spare is None and not self._closed:
+            self._spare = connection
+        else:
+            await connection.close()
+
+    async def _instance_connection(self, gone: Connection | None) -> Connection:
+        if gone is not None:
+            await gone.close()
+        return await self.logins.instance.connect()
 
     @contextlib.asynccontextmanager
     async def instance_session(self) -> AsyncIterator[InstanceSession]:

@@ -33,7 +33,7 @@ async def open_database(settings: Settings, stack: contextlib.AsyncExitStack, *,
         logins = _embedded_logins(membership)
     await migrate(logins)
     await check_serving_role(logins.serve)
-    db = Database(logins, pool_size=settings.database_pool)
+    db = Database(logins, pool_size=settings.database_pool, long_lived=long_lived)
     stack.push_async_callback(db.close)
     await db.open()
     return db
