@@ -156,7 +156,7 @@ class Loading:
         """What was said of keys was said before anything was changed: it has to be true."""
         found = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
         said = {key.key_id: key.rows for key in self.manifest.keys if key.rows}
-        if not self.without_secrets and found != said:
+        if found != said:
             raise broken("its secrets are not under the keys that its manifest names")
 
     def _tables(self, session: CopySession) -> dict[str, Table]:
@@ -177,7 +177,7 @@ class Loading:
         while item is not None:
             member = item[0]
             table = tables.get(member.name)
-            if table is None or (self.without_secrets and table.name == "secrets"):
+            if table is None:
                 item = next((each for each in pieces if each[0] is not member), None)
                 continue
             with session.into(table) as copy:
@@ -253,7 +253,7 @@ _KEPT = (
 def _without_secrets(session: CopySession) -> None:
     for statement in (
         *("restore_without_versions", "restore_without_integrations", "restore_without_clients"),
-        *("restore_without_webhooks", "restore_without_approvals", "restore_without_keys"),
+        *("restore_without_webhooks", "restore_without_approvals", "restore_without_secrets", "restore_without_keys"),
         *("restore_operator_tokens_revoked",),
     ):
         session.run(statement)

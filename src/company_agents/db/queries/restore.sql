@@ -189,6 +189,9 @@ DELETE FROM webhooks;
 -- name: restore_without_approvals
 UPDATE approvals SET request = NULL, reply = NULL;
 
+-- name: restore_without_secrets
+DELETE FROM secrets;
+
 -- name: restore_without_keys
 DELETE FROM master_keys;
 
