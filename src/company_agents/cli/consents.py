@@ -158,8 +158,12 @@ async def connected(session: Session, caller: Caller, wanted: Wanted, flow: str 
 
 async def rotated(session: Session, caller: Caller, integration_id: UUID, wanted: Wanted) -> Integration:
     """A new consent in the place of the present one: by the same flow, or by the device flow where that took a browser."""
-    present = await session.app.integrations.present(caller, integration_id)
-    flow = present.consent.flow if present.consent else None
+    from company_agents.integrations.credential import CredentialLost
+
+    flow = None
+    with contextlib.suppress(CredentialLost):
+        present = await session.app.integrations.present(caller, integration_id)
+        flow = present.consent.flow if present.consent else None
     return await connected(session, caller, wanted, None if flow == "code" else flow)
 
 

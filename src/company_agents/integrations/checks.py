@@ -17,7 +17,7 @@ from company_agents.integrations.probe import Proof, Unproven, probe
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.integrations.refresh import Refresher
 from company_agents.integrations.status import CONNECTED, NEEDS_ATTENTION, Statuses
-from company_agents.integrations.versions import unknown_integration
+from company_agents.integrations.versions import secret_of, unknown_integration
 from company_agents.outgoing.client import Outgoing
 from company_agents.secret_store.store import SecretStore
 
@@ -84,7 +84,7 @@ class Checks:
             "host": row["destination"],
             **_call_of(provider),
         }
-        async with self.store.use(scope, row["secret_id"], **facts) as use:
+        async with self.store.use(scope, secret_of(row), **facts) as use:
             credential = Credential.opened(use.secret)
             there = credential.destination.origin
             try:

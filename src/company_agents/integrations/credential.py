@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from company_agents.errors import Failed, Tampered, WrongUsage
+from company_agents.errors import Conflict, Failed, Tampered, WrongUsage
 from company_agents.integrations.oauth.model import Consent, Endpoints
 from company_agents.integrations.provider import Provider
-from company_agents.outgoing.destination import Destination, Placement, parse_origin
+from company_agents.outgoing.destination import Destination, Placement, origin, parse_origin
 from company_agents.sensitive import Sensitive
 
 # 1: an API token. 2: a consent beside it.
@@ -21,6 +21,12 @@ FORMATS = (1, 2)
 # Shorter ones could not be told from ordinary text when replies and logs are searched for them.
 LEAST_TOKEN = 8
 MOST_TOKEN = 16 * 1024
+
+
+class CredentialLost(Conflict):
+    """the credential did not come back with a restore"""
+
+    code = "credential_lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,22 @@ def check_token(token: Sensitive) -> Sensitive:
             hint="a shorter one could not be recognised in replies and logs",
         )
     return Sensitive(text)
+
+
+def known_destination(provider: Provider, said: str, *, consent: bool = False) -> Destination:
+    """
+    Where a credential may go that is to take the place of one that was lost: by the provider's file. `said` is the plain row's
+    word for where that one went, which counts only where the file says the same.
+
+    Raises:
+        CredentialLost: it went somewhere else.
+    """
+    if provider.base_url is None or origin(*parse_origin(provider.base_url)) != said:
+        raise CredentialLost(
+            f"where this credential may go was sealed with it, and is lost with it: {said} is only what the database says",
+            hint="delete the integration, and connect it again with the address that you know",
+        )
+    return destination_for(provider, None, allow_private=False, header=None, consent=consent)
 
 
 def destination_for(

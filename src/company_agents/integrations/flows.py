@@ -20,7 +20,13 @@ from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations import vouching
 from company_agents.integrations.clients import Clients, with_oauth
-from company_agents.integrations.credential import Credential, check_token, destination_for
+from company_agents.integrations.credential import (
+    Credential,
+    CredentialLost,
+    check_token,
+    destination_for,
+    known_destination,
+)
 from company_agents.integrations.integrations import Integration, Integrations
 from company_agents.integrations.oauth.authorize import authorization_url, new_verifier, read_callback
 from company_agents.integrations.oauth.calls import OAuthCalls
@@ -275,7 +281,12 @@ class Flows:
         """A rotation: everything but the scopes is as it was."""
         assert wanted.integration_id is not None
         integration = await self.integrations.get(caller, wanted.integration_id)
-        present = await self.integrations.present(caller, integration.id)
+        try:
+            present = await self.integrations.present(caller, integration.id)
+        except CredentialLost:
+            provider = self.providers.get(integration.provider)
+            destination = known_destination(provider, integration.destination, consent=True)
+            return replace(wanted, provider=integration.provider), destination
         if present.consent is None:
             oauth, destination = self.providers.get(integration.provider).oauth, present.destination
             if oauth is not None and (place := oauth.credential) is not None:

@@ -19,14 +19,20 @@ from company_agents.identity.paging import Page, cursor_params, page
 from company_agents.identity.permissions import Permission
 from company_agents.identity.principal import Caller
 from company_agents.integrations.checks import Checks
-from company_agents.integrations.credential import Credential, check_token, destination_for
+from company_agents.integrations.credential import (
+    Credential,
+    CredentialLost,
+    check_token,
+    destination_for,
+    known_destination,
+)
 from company_agents.integrations.permitted import agent_of, agents_exist
 from company_agents.integrations.probe import Proof, Unproven, probe
 from company_agents.integrations.provider import Provider, Providers
 from company_agents.integrations.replacing import MOST_ROUNDS, kills_others, may_be_same, shown
 from company_agents.integrations.rules import NOTHING_SAID, Rules
 from company_agents.integrations.status import CONNECTED, NEEDS_ATTENTION, Statuses
-from company_agents.integrations.versions import Versions, current_version, held, unknown_integration
+from company_agents.integrations.versions import Versions, current_version, held, secret_of, unknown_integration
 from company_agents.outgoing.client import Outgoing
 from company_agents.outgoing.destination import Destination
 from company_agents.secret_store.store import SecretStore, Use
@@ -197,8 +203,13 @@ class Integrations:
 
         Raises:
             NotFound: no such integration.
+            CredentialLost: nothing that is sealed says it, nor the provider's file.
         """
-        return (await self.present(caller, integration_id)).destination
+        try:
+            return (await self.present(caller, integration_id)).destination
+        except CredentialLost:
+            row = await self.get(caller, integration_id)
+            return known_destination(self.providers.get(row.provider), row.destination)
 
     async def present(self, caller: Caller, integration_id: UUID) -> Credential:
         """
@@ -380,7 +391,7 @@ class Integrations:
         async with caller.scope.transaction() as tx:
             current = await current_version(tx, integration_id)
         facts = {"integration": integration_id, "version": current["version"], "purpose": purpose, **call}
-        async with self.store.use(caller.scope, current["secret_id"], actor=caller.label, **facts) as use:
+        async with self.store.use(caller.scope, secret_of(current), actor=caller.label, **facts) as use:
             yield current["version"], Credential.opened(use.secret), use
 
     async def _record(self, caller: Caller, action: str, integration_id: UUID, **facts: Any) -> None:

@@ -31,6 +31,7 @@ from company_agents.integrations.spending import Spending
 from company_agents.integrations.status import BROKEN, CONNECTED, EXPIRING, NEEDS_ATTENTION
 from company_agents.integrations.streams import Hold, Streams
 from company_agents.integrations.turns import Turn, Turns
+from company_agents.integrations.versions import secret_of
 from company_agents.outgoing.client import Outgoing, OutgoingReply, OutgoingRequest
 from company_agents.outgoing.destination import Destination
 from company_agents.outgoing.redirects import Follows, anywhere
@@ -192,7 +193,7 @@ class Relay:
         }
         async with contextlib.AsyncExitStack() as opened:
             try:
-                use = await opened.enter_async_context(self.store.use(caller.scope, found["secret_id"], **facts))
+                use = await opened.enter_async_context(self.store.use(caller.scope, secret_of(found), **facts))
                 credential = _opened(use)
                 if time.monotonic() - found["looked_at"] > HELD_UP:
                     await self.finder.find(caller, str(found["id"]), None, again=True)

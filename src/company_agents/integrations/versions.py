@@ -12,7 +12,7 @@ be revoked at the provider; the secret of a token goes at once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from uuid import UUID
 
 from company_agents.companies.scope import CompanyScope
 from company_agents.errors import CompanyAgentsError, NotFound, Tampered
-from company_agents.integrations.credential import Credential
+from company_agents.integrations.credential import Credential, CredentialLost
 from company_agents.integrations.endings import plan
 from company_agents.integrations.provider import Provider
 from company_agents.secret_store.store import Gone, SecretStore, Use
@@ -237,6 +237,22 @@ async def current_version(tx: Any, integration_id: UUID) -> dict[str, Any]:
     if row is None:
         raise unknown_integration()
     return row
+
+
+def secret_of(row: Mapping[str, Any]) -> UUID:
+    """
+    The secret of a version's row.
+
+    Raises:
+        CredentialLost: the instance was restored without it.
+    """
+    found: UUID | None = row["secret_id"]
+    if found is None:
+        raise CredentialLost(
+            "this instance was restored without its secrets, and nobody has given this credential since",
+            hint="have an operator reconnect the integration",
+        )
+    return found
 
 
 def unknown_integration() -> NotFound:

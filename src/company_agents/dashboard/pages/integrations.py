@@ -4,6 +4,7 @@ Company → Integrations: the list, what one is, who may use it, rotate, check, 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from company_agents.dashboard.visit import Page, Visit, go
 from company_agents.errors import CompanyAgentsError, NotFound, ProbeFailed, WrongUsage
 from company_agents.identity import paging
 from company_agents.identity.permissions import Permission
-from company_agents.integrations.credential import check_token
+from company_agents.integrations.credential import CredentialLost, check_token
 from company_agents.integrations.integrations import Integration
 from company_agents.integrations.provider import Provider
 from company_agents.integrations.wanted import Wanted
@@ -157,7 +158,9 @@ def _rotate_template(integration: Integration) -> str:
 async def _ask_again(visit: Visit, integration: Integration) -> Response:
     """By the flow that brought the present consent."""
     provider = visit.app.providers.get(integration.provider)
-    consent = (await visit.app.integrations.present(visit.caller, integration.id)).consent
+    consent = None
+    with contextlib.suppress(CredentialLost):
+        consent = (await visit.app.integrations.present(visit.caller, integration.id)).consent
     wanted = Wanted(provider.name, integration_id=integration.id)
     return await begin(visit, provider, wanted, consent.flow if consent else "code")
 
