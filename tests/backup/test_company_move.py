@@ -20,7 +20,7 @@ from uuid import UUID
 import pytest
 
 from company_agents.app import App
-from company_agents.backup.company_export import schema_at
+from company_agents.backup.company_export import new_file, schema_at
 from company_agents.backup.company_tables import STAYS, TRAVELS
 from company_agents.backup.manifest import Broken, Newer
 from company_agents.backup.ring import WrongPassphrase
@@ -603,6 +603,15 @@ async def test_an_export_is_refused_before_anything_is_written(source: Source, t
                 await app.mover.export(LOCAL, company, tmp_path / file, passphrase)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
         assert (tmp_path / "there").read_text() == "a file of somebody's"
+
+
+def test_what_somebody_puts_there_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(Conflict), new_file(path) as file:
+        file.write(b"a company")
+        path.write_text("a file of somebody's")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "a file of somebody's"
 
 
 async def test_a_secret_that_does_not_open_is_named_and_nothing_is_written(other: Place, tmp_path: Path) -> None:
