@@ -20,9 +20,14 @@ from tests.api.world import some_backup
 @pytest.fixture(autouse=True)
 async def none_left(app: App) -> AsyncIterator[None]:
     """Nothing of a test keeps a key, or needs attention, in another."""
+    await _forget_all(app)
     yield
     await app.backup_work.ended()
-    for row in await app.backups.rows():
+    await _forget_all(app)
+
+
+async def _forget_all(app: App) -> None:
+    for row in await app.backups.current():
         await app.backups.forget(row.id, "local:tester")
 
 

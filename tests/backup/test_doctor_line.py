@@ -19,9 +19,13 @@ from company_agents.sensitive import Sensitive
 @pytest.fixture(autouse=True)
 async def none_left(app: App) -> AsyncIterator[None]:
     """Each test begins and ends without a backup."""
-    await _run(app, "DELETE FROM backups")
+    await _forget_all(app)
     yield
-    for row in await app.backups.rows():
+    await _forget_all(app)
+
+
+async def _forget_all(app: App) -> None:
+    for row in await app.backups.current():
         await app.backups.forget(row.id, "local:tester")
 
 

@@ -441,7 +441,7 @@ async def test_the_audit_log_is_filtered_paged_and_verified(app: App, somebody: 
         }
         instance = await browser.get("/audit")
         assert set(re.findall(r"\?kind=([a-z]+)\.", instance.text)) == {
-            *("operator", "token", "key", "instance", "secret")
+            *("operator", "token", "key", "backup", "instance", "secret")
         }
         assert (await browser.get(audit, params={"before": "x"})).status_code == 422
         assert "The chain is whole" in (await browser.get(f"{audit}/verify")).text
