@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -35,7 +36,7 @@ from company_agents.crypto.keyring import MasterKey
 from company_agents.sensitive import Sensitive
 from company_agents.settings import read_settings
 from tests.cli.postgres import OwnPostgres
-from tests.conftest import LOCAL
+from tests.conftest import LOCAL, Tenant
 from tests.rotation.place import PASSWORD, Place
 
 PASSPHRASE = Sensitive("orbit lantern velvet cactus 93 mosaic")
@@ -262,3 +263,22 @@ def altered_field(content: bytes, member: Member, column: str, value: str, row: 
     cells[member.columns.index(column)] = value.encode()
     lines[row] = b"\t".join(cells)
     return b"\n".join(lines)
+
+
+async def a_company(app: App, name: str) -> Tenant:
+    """A new company with an agent."""
+    company = await app.companies.create(LOCAL, name)
+    local = await app.identity.in_company(LOCAL, company.id)
+    _, token = await app.agents.create(local, "ann")
+    return Tenant(company, local, await app.identity.agent(token.reveal_text()), token.reveal_text())
+
+
+async def is_refused(target: Place, file: Path, error: Any, passphrase: Sensitive = PASSPHRASE, **options: Any) -> str:
+    """Bring a file in, which is refused and changes nothing. What is said then."""
+    async with target.open() as app:
+        before = every_row(target)
+        with pytest.raises(error) as refused:
+            await bring_in(app, file, passphrase, **options)
+        await app.store.flush_used()
+        assert every_row(target) == before
+    return str(refused.value)
