@@ -8,9 +8,10 @@ import asyncio
 import contextlib
 import io
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from company_agents.backup.files import explained, fresh, nameless, taken
 from company_agents.backup.manifest import INSTANCE, Manifest
 from company_agents.backup.places import Place, backup_name
 from company_agents.backup.ring import check_passphrase
-from company_agents.backup.rows import FAILED, BackupRow
+from company_agents.backup.rows import FAILED, WHOLE, BackupRow
 from company_agents.backup.threads import in_thread
 from company_agents.backup.verify import Verdict, Verifying
 from company_agents.db.database import Database
@@ -32,8 +33,10 @@ from company_agents.secret_store.head_keys import HeadKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.sensitive import Sensitive
 
+MISSING = "it is not where it was made; `company-agents backup forget` gives it up"
 # Seconds between two looks whether a transfer is to be stopped.
 STOP_EVERY = 0.2
+_FETCHED, FETCHED_LEFT = ".fetched-", 86400.0
 
 
 def _quiet(step: str, done: int, total: int) -> None:
@@ -250,7 +253,11 @@ class Backups:
         if (local := self.place.local(row.file)) is not None:
             yield local
             return
-        path = self._folder() / f".fetched-{uuid4().hex}"
+        for left in self._folder().glob(f"{_FETCHED}*"):
+            # Of a kill: nobody needs one for so long.
+            if time.time() - left.stat().st_mtime > FETCHED_LEFT:
+                left.unlink(missing_ok=True)
+        path = self._folder() / f"{_FETCHED}{uuid4().hex}"
         try:
             await self.place.get(row.file, path)
             yield path
@@ -268,10 +275,11 @@ class Backups:
         return found
 
     async def current(self) -> list[BackupRow]:
-        """Every backup that is known, newest first, after a look at the place of backups."""
+        """Every backup that is known, newest first, after a look at the place of backups; what is not there says so."""
+        missing: set[UUID] = set()
         with contextlib.suppress(CompanyAgentsError):
-            await self.look()
-        return await self.rows()
+            missing = await self.look()
+        return [replace(row, problem=MISSING) if row.id in missing else row for row in await self.rows()]
 
     async def rows(self) -> list[BackupRow]:
         """Every backup that is known, newest first."""
@@ -280,9 +288,11 @@ class Backups:
             found = await tx.all("backup_rows")
         return [BackupRow(**{**row, "key_ids": tuple(row["key_ids"])}) for row in found]
 
-    async def look(self) -> None:
+    async def look(self) -> set[UUID]:
         """
-        Compare what is known with what lies in the place of backups: what is there counts, by its manifest.
+        Compare what is known with what lies in the place of backups: what is there counts, by its manifest. Returns those
+        that are not there. They are still known, and their keys are kept: a disk may not be mounted, or the folder may be
+        another machine's.
 
         Raises:
             Unavailable: the place is out of reach. Then what is known stays.
@@ -296,13 +306,7 @@ class Backups:
         for name, each in stored.items():
             if name not in known or known[name].state == "failed":
                 await self._take_note(place, name, each.size)
-        if not any(name in stored for name in known):
-            # Nothing at all: a disk may not be mounted. What is known of stays, and so do the keys that it needs.
-            return
-        async with self.db.instance_transaction() as tx:
-            for name, row in known.items():
-                if name not in stored and row.state == "whole":
-                    await tx.run("backup_gone", id=row.id)
+        return {row.id for name, row in known.items() if name not in stored and row.state == WHOLE}
 
     async def _found_elsewhere(self, row: BackupRow) -> None:
         """An export whose maker was killed after the file had its name: the file is whole, and needs its keys."""

@@ -127,6 +127,7 @@ class Export:
         total, done = session.one("backup_estimate")["bytes"], 0
         for table in session.tables(but=tuple(LEFT_OUT)):
             archive.begin(f"tables/{table.name}", table.columns)
+            self._sign_of_life(done, total)
             said = done
             for row in session.out(table):
                 archive.write(row, 1)

@@ -47,7 +47,7 @@ class Pruner:
     audit: AuditLog
     audit_keys: AuditKeys
     # Compares what is known of backups with what lies in their place.
-    look: Callable[[], Awaitable[None]]
+    look: Callable[[], Awaitable[object]]
 
     async def prune(self, key_id: str | None, who: str) -> Pruned:
         """
