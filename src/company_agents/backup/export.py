@@ -127,14 +127,15 @@ class Export:
         total, done = session.one("backup_estimate")["bytes"], 0
         for table in session.tables(but=tuple(LEFT_OUT)):
             archive.begin(f"tables/{table.name}", table.columns)
-            self._sign_of_life(done, total)
+            self._go_on()
             said = done
             for row in session.out(table):
                 archive.write(row, 1)
                 done += len(row)
                 if done - said >= _SIGN_EVERY:
                     said = done
-                    self._sign_of_life(done, total)
+                    self._go_on()
+                    self.say("backup", done, max(done, total))
         if self.workspaces is not None:
             add_workspaces(archive, self.workspaces)
         manifest = Manifest(
@@ -155,10 +156,9 @@ class Export:
         archive.finish(text, sign(self.ring.get(active), text) if active in self.ring and active else None)
         return manifest
 
-    def _sign_of_life(self, done: int, total: int) -> None:
+    def _go_on(self) -> None:
         if self.stop.is_set():
             raise Stopped("the backup was stopped", hint="nothing is left of it")
-        self.say("backup", done, max(done, total))
 
     def _keys(self, session: CopySession) -> tuple[KeyNeed, ...]:
         rows = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
