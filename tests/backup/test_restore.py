@@ -214,6 +214,25 @@ async def test_webhooks_go_on_with_the_chain_of_the_new_name(
         assert sorted(told) == ["agent.token.rotated", "key.rotated"]
 
 
+async def test_what_is_told_after_a_restore_is_not_taken_for_what_was_told_since_the_backup(
+    office: Office, files: dict[str, Path], copy: Place, new: Place, hooks: Server
+) -> None:
+    # Both go on from the same place of the company's chain, and a receiver keeps the ids that it has seen.
+    whole_folder(office, new)
+    await restored(new, files["plain"])
+    ids = []
+    for place in (copy, new):
+        async with place.open() as app:
+            await app.outbox.deliverer.look()
+            await app.outbox.deliverer.idle()
+            before = len(hooks.requests)
+            await app.agents.rotate_token(await office.local(app), office.place.agent)
+            await app.outbox.deliverer.look()
+            await app.outbox.deliverer.idle()
+            ids += [request.headers["webhook-id"] for request in hooks.requests[before:]]
+    assert len(ids) == len(set(ids)) == 2
+
+
 async def test_the_restore_is_the_first_event_under_the_new_name_and_the_old_chain_is_there(
     office: Office, files: dict[str, Path], new: Place
 ) -> None:

@@ -84,7 +84,7 @@ async def test_an_event_arrives_once_signed_as_the_official_library_verifies_it(
         assert body["data"] == {"company": str(mine.company.id), "agent": str(mine.agent.agent_id())}
         [event] = await recorded(app, mine.company.id, "agent.token_rotated")
         assert body["timestamp"] == event["at"].replace("+00:00", "Z")
-        assert request.headers["webhook-id"] == events.message_id(mine.company.id, event["seq"])
+        assert request.headers["webhook-id"] == events.message_id(mine.company.id, event["seq"], event["at"])
         [delivery] = await app.outbox.webhooks.deliveries(mine.local, webhook.id)
         assert (delivery.state, delivery.answer, delivery.attempts, delivery.error) == ("delivered", 204, 1, "")
 

@@ -70,15 +70,18 @@ class Message:
 
 
 def message(kind: str, chain: UUID, company_id: UUID, seq: int, record: str) -> Message:
-    """The message of an audit event, whose id is made from its place in its chain."""
+    """The message of an audit event, whose id is made from its place in its chain and its moment."""
     known, found = KINDS[kind], json.loads(record)
     data = {"company": str(company_id), **{name: found[name] for name in known.facts if name in found}}
-    return Message(message_id(chain, seq), kind, payload(kind, found["at"], data))
+    return Message(message_id(chain, seq, found["at"]), kind, payload(kind, found["at"], data))
 
 
-def message_id(chain: UUID, seq: int) -> str:
-    """An id that says nothing of how many events there were before."""
-    return "evt_" + hashlib.sha256(_LABEL + chain.bytes + struct.pack(">Q", seq)).hexdigest()[:32]
+def message_id(chain: UUID, seq: int, at: str) -> str:
+    """
+    An id that says nothing of how many events there were before. After a restore a chain goes on from an earlier place: the
+    moment tells what comes then from what was sent from there before.
+    """
+    return "evt_" + hashlib.sha256(_LABEL + chain.bytes + struct.pack(">Q", seq) + at.encode()).hexdigest()[:32]
 
 
 def payload(kind: str, at: str, data: dict[str, Any]) -> str:
