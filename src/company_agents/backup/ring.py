@@ -8,7 +8,6 @@ import base64
 import json
 
 import pyrage
-import zxcvbn
 
 from company_agents.backup.manifest import broken
 from company_agents.crypto.keyring import KeyRing, MasterKey
@@ -34,6 +33,9 @@ def check_passphrase(passphrase: Sensitive) -> None:
     Raises:
         WrongUsage: it is too easily guessed; the sentence says why.
     """
+    # Its words take a moment to load, and no other command needs them.
+    import zxcvbn
+
     text = passphrase.reveal_text()
     if len(text) < LEAST_CHARACTERS:
         raise _weak(f"it has fewer than {LEAST_CHARACTERS} characters")

@@ -21,8 +21,8 @@ ALTER TABLE backups
     ADD COLUMN drill_problem text NOT NULL DEFAULT '';
 CREATE INDEX backups_by_time ON backups (created_at, id);
 
--- The ids that this instance had before it was restored, each with the backup that it came back from. Their chains stay, and
--- nothing is appended to them. `takes_source`: a key source that is still in that name is this instance's.
+-- The ids that this instance had before it was restored, each with the backup that it came back from. Their chains stay, for
+-- the instance role to read; nothing is appended to them. `takes_source`: a key source that is still in that name is this instance's.
 CREATE TABLE former_instances (
     id uuid PRIMARY KEY,
     backup_id uuid NOT NULL,
@@ -46,12 +46,6 @@ ALTER TABLE instance ADD COLUMN audit_keys_lost int NOT NULL DEFAULT 0;
 
 -- A backup says of which step of the schema it is.
 GRANT SELECT ON schema_migrations TO company_agents_instance;
-
--- The chains of former instances are read like that of this one, and nobody appends to them.
-CREATE POLICY of_former ON audit_events FOR SELECT USING ((SELECT scope_instance())
-    AND chain IN (SELECT id FROM former_instances));
-CREATE POLICY of_former ON audit_heads FOR SELECT USING ((SELECT scope_instance())
-    AND chain IN (SELECT id FROM former_instances));
 
 -- Backups whose maker's session is gone were never finished. Each is held by a lock of its maker's session.
 CREATE FUNCTION backups_let_go() RETURNS SETOF uuid LANGUAGE sql AS $$
