@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pyotp
 import pytest
+from standardwebhooks.webhooks import Webhook as Verifier
 
 from company_agents.app import App
 from company_agents.backup.backups import Made
@@ -75,6 +76,7 @@ class Now:
     events: int
     instance_events: int
     later: Made
+    webhook_secret: str
 
 
 @dataclass
@@ -146,6 +148,8 @@ async def meanwhile(app: App, office: Office, place: Place, then: Then, folder: 
     place.sql("UPDATE memberships SET role = 'viewer' WHERE operator_id = %(o)s", o=then.people["lowered"].operator.id)
     _, program = await app.operators.create_token(LOCAL, "later", 30, Role.OPERATOR, then.people["lowered"].operator.id)
     await app.outbox.webhooks.delete(local, then.webhook)
+    _, webhook_secret = await app.outbox.webhooks.rotate_secret(local, office.webhook)
+    await app.clients.configure(local, "slack", client_id="18.18", secret=Sensitive("the-client-secret-of-today"))
     await app.memory.write(await app.identity.agent(office.agent_token), "a note of later")
     place.sql("UPDATE tasks SET title = 'the title of later' WHERE id = %(t)s", t=then.task)
     await app.tasks.create(local, "a task of later")
@@ -163,6 +167,7 @@ async def meanwhile(app: App, office: Office, place: Place, then: Then, folder: 
         events=(await app.events.newest(local.scope.company_id))[0]["seq"],
         instance_events=(await app.events.newest(None))[0]["seq"],
         later=later,
+        webhook_secret=webhook_secret.reveal_text(),
     )
 
 
@@ -261,6 +266,12 @@ async def test_tokens_of_people_that_were_revoked_since_stay_dead(replaced: Repl
     for name in ("disabled", "reset", "revoked"):
         with pytest.raises(Unauthenticated):
             await app.identity.operator(then.programs[name])
+    shown = {token.id: token.revoked_at for token in await app.operators.tokens(LOCAL)}
+    again = {token["id"] for token in replaced.done.tokens if token["kind"] == "operator"}
+    for name, program in then.program_ids.items():
+        is_dead = name in ("reset", "revoked")
+        assert (shown[program] is not None) == is_dead
+        assert (program in again) == (name in ("removed", "lowered"))
     for name in ("removed", "lowered"):
         assert (await app.identity.operator(then.programs[name])).id == then.people[name].operator.id
     # Made after the backup: it is not there any more.
@@ -319,7 +330,18 @@ async def test_a_webhook_that_was_deleted_since_stays_gone_and_the_other_goes_on
     assert token
     await app.outbox.deliverer.look()
     await app.outbox.deliverer.idle()
-    assert [request.path for request in hooks.requests[seen:]] == ["/hook"]
+    [request] = hooks.requests[seen:]
+    assert request.path == "/hook"
+    # By the secret that was given since.
+    assert Verifier(replaced.now.webhook_secret).verify(request.body, request.headers)["type"] == "agent.token.rotated"
+
+
+async def test_what_the_company_is_to_a_provider_is_what_was_said_last(replaced: Replaced) -> None:
+    local = await replaced.office.local(replaced.app)
+    client = await replaced.app.clients.get(local.scope, "slack", actor="tester")
+    assert client.id == "18.18"
+    assert client.secret is not None
+    assert client.secret.reveal_text() == "the-client-secret-of-today"
 
 
 # — the instance —
