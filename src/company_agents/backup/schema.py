@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 
-from company_agents.backup.manifest import Manifest, Newer, broken
+from company_agents.backup.manifest import Manifest, Newer
 from company_agents.db.migrate import Migration, known_migrations
+from company_agents.errors import Refused
 
 
 def steps_of(manifest: Manifest) -> list[Migration]:
@@ -16,7 +17,7 @@ def steps_of(manifest: Manifest) -> list[Migration]:
 
     Raises:
         Newer: this program does not know them all.
-        Broken: they are not those that this program knows.
+        Refused: they are not those that this program knows.
     """
     known = known_migrations()
     if manifest.schema.step > known[-1].version:
@@ -27,5 +28,9 @@ def steps_of(manifest: Manifest) -> list[Migration]:
     steps = [step for step in known if step.version <= manifest.schema.step]
     text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
     if hashlib.sha256(text.encode()).hexdigest() != manifest.schema.checksum:
-        raise broken("its schema is not one that this program knows; restore it with the version that made it")
+        raise Refused(
+            "the schema of the backup is none that this program knows",
+            hint="restore it with the version that made it",
+            code="backup_schema",
+        )
     return steps
