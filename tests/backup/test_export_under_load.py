@@ -28,7 +28,7 @@ from tests.outgoing.servers import Server
 from tests.rotation.place import Place, nothing_is_lost, outcome, rotate
 
 # Seconds of writing and rotating, in which backups are made one after the other.
-LOAD = 6.0
+LOAD = 4.0
 WRITERS = 4
 
 
