@@ -36,7 +36,6 @@ from company_agents.companies.instance import instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
 from company_agents.db.opening import open_database
-from company_agents.ending import ended
 from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Refused, WrongUsage
 from company_agents.keysources.base import KeySource, open_source
 from company_agents.keysources.file import FileSource
@@ -116,20 +115,17 @@ class Restorer:
                     code="backup_of_company",
                 )
             steps_of(opened.manifest)
-            reader = ArchiveReader(file, opened)
-            reading = asyncio.create_task(in_thread(lambda: self._read_whole(reader), self.stop))
+            # Into an empty database that is there it is brought at once: until all of it was read, nothing is committed.
+            there = self.settings.database_url is not None or (self.settings.home / "db").exists()
+            if self.options.replace or not there:
+                await in_thread(lambda: self._read_whole(ArchiveReader(file, opened)), self.stop)
+            source = open_source(self.settings)
+            found = await source.read()
+            brought = await self._brought(opened, found, lambda: wrapped_ring(file, opened))
+            ring = joined(found.ring, brought)
+            self._check_keys(opened, ring)
             async with contextlib.AsyncExitStack() as stack:
-                stack.push_async_callback(ended, reading)
-                # A database that is there is opened while the file is read; a new one is not made before that.
-                there = self.settings.database_url is not None or (self.settings.home / "db").exists()
-                db = await open_database(self.settings, stack, long_lived=False) if there else None
-                await reading
-                source = open_source(self.settings)
-                found = await source.read()
-                brought = await self._brought(opened, found, lambda: wrapped_ring(file, opened))
-                ring = joined(found.ring, brought)
-                self._check_keys(opened, ring)
-                db = db or await open_database(self.settings, stack, long_lived=False)
+                db = await open_database(self.settings, stack, long_lived=False)
                 await self._nobody_there(db)
                 owner = await self._source_owner(db, source, found, opened.manifest)
                 if brought.keys:
@@ -233,8 +229,12 @@ class Restorer:
     async def _load(self, db: Database, file: BinaryIO, opened: Opened, keys: _Keys) -> Loaded:
         loop = asyncio.get_running_loop()
 
+        active = next((key.key_id for key in opened.manifest.keys if key.state == "active"), None)
+
         def add_keys() -> None:
-            asyncio.run_coroutine_threadsafe(_add_keys(keys, opened.manifest), loop).result()
+            asyncio.run_coroutine_threadsafe(
+                _add_keys(keys, None if self.options.without_secrets else active), loop
+            ).result()
 
         current = keys.found.current
         hinted = None
@@ -281,8 +281,8 @@ class Restorer:
         return restored
 
 
-async def _add_keys(keys: _Keys, manifest: Manifest) -> None:
-    """Beside those that are there, by their ids; and the hint, where there is none."""
+async def _add_keys(keys: _Keys, active: str | None) -> None:
+    """Beside those that are there, by their ids; and the hint to the active one, where there is none."""
     for key in keys.brought.keys:
         if key.key_id not in keys.found.kept:
             await keys.source.add(key, await keys.source.read())
@@ -294,7 +294,6 @@ async def _add_keys(keys: _Keys, manifest: Manifest) -> None:
             hint="nothing was restored; look at the source, then try again",
             code="key_source_lost",
         )
-    active = next((key.key_id for key in manifest.keys if key.state == "active"), None)
-    if keys.brought.keys and found.current is None and active in found.kept:
-        assert active is not None
+    # Also where a restore that was killed has brought the key.
+    if active is not None and found.current is None and active in found.kept:
         await keys.source.make_current(active, found)

@@ -27,6 +27,8 @@ async def record_states(db: Database, audit: AuditLog, audit_keys: AuditKeys, *,
     """
     async with db.instance_transaction() as tx:
         states = await tx.all("master_keys_list")
+        if all(row["recorded"] for row in states):
+            return
         rows = {row["key_id"]: row["rows"] for row in await tx.all("secrets_by_key")}
     active = next((row for row in states if row["state"] == "active"), None)
     for row in states:
