@@ -25,7 +25,8 @@ from company_agents.errors import Busy, Conflict, Sealed
 _TODAY = (
     *("instance", "former_instances", "master_keys", "key_fence", "backups", "companies", "secrets", "audit_events"),
     *("audit_heads", "audit_sink_cursors", "operators", "operator_tokens", "memberships", "agents", "integrations"),
-    *("integration_agents", "credential_versions", "oauth_clients", "webhooks"),
+    *("integration_agents", "credential_versions", "oauth_clients", "webhooks", "limits", "cost_entries", "spending"),
+    "spending_months",
 )
 
 
@@ -97,6 +98,7 @@ class Loading:
             bound = session.all("restore_bound_tables")
             for table in bound:
                 session.run_text(table["free"])
+            self._check_keys(session)
             self._set_right(session, kept, seals)
             loaded = Loaded(self.instance, rows, kept, session.all("restore_tokens"))
             for table in bound:
@@ -147,17 +149,18 @@ class Loading:
             self._go_on()
             session.run_text(part["again"])
         session.run_all("restore_numbers")
-        self._check_keys(session)
         for table in bound:
             session.run_text(table["bound"])
         return self.manifest.rows
 
     def _check_keys(self, session: CopySession) -> None:
         """What was said of keys was said before anything was changed: it has to be true."""
-        found = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
-        said = {key.key_id: key.rows for key in self.manifest.keys if key.rows}
-        if found != said:
-            raise broken("its secrets are not under the keys that its manifest names")
+        rows = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
+        there = [row for row in session.all("master_keys_list") if row["state"] != "destroyed"]
+        found = {(row["key_id"], row["state"], rows.pop(row["key_id"], 0)) for row in there}
+        said = {(key.key_id, key.state, key.rows) for key in self.manifest.keys}
+        if rows or found != said:
+            raise broken("its keys are not those that its manifest names")
 
     def _tables(self, session: CopySession) -> dict[str, Table]:
         """The tables of the archive, which have to be those of its schema: nothing in it is taken for a name."""
@@ -239,6 +242,8 @@ _KEPT_WITHOUT_SECRETS = (
     *("today_backups_away", "today_backups", "today_chains_away", "today_heads_away", "today_chains", "today_heads"),
     *("today_cursors", "today_audit_keys_lost", "today_operators", "today_operator_tokens", "today_memberships_away"),
     *("today_memberships", "today_agents", "today_gone_integrations", "today_allowed_away", "today_allowed"),
+    *("today_limits_away", "today_limits", "today_costs_away", "today_costs", "today_spending_away", "today_spending"),
+    *("today_months_away", "today_months"),
 )
 _KEPT = (
     *("today_keys_away", "today_keys", "today_fence", "today_server", *_KEPT_WITHOUT_SECRETS),

@@ -184,6 +184,9 @@ class Restorer:
             )
 
     async def _nobody_there(self, db: Database) -> None:
+        if self.settings.database_url is None:
+            # The embedded database is that of this home, which is held by whoever restores.
+            return
         async with db.instance_transaction() as tx:
             replicas = [row for row in await tx.all("replicas_list", alive=ALIVE) if row["alive"]]
         if replicas:

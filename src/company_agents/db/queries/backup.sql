@@ -59,7 +59,8 @@ UPDATE backups SET state = 'whole', finished_at = now() WHERE id = %(id)s AND st
 UPDATE backups SET state = 'whole', problem = '' WHERE id = %(id)s AND state = 'failed';
 
 -- name: backup_failed
-UPDATE backups SET state = 'failed', problem = %(problem)s, finished_at = now() WHERE id = %(id)s AND state = 'running';
+UPDATE backups SET state = 'failed', key_ids = '{}', problem = %(problem)s, finished_at = now()
+WHERE id = %(id)s AND state = 'running';
 
 -- name: backup_found
 -- One that lies there and is not known, or was thought to be gone: what its manifest says.

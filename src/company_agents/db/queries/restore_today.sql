@@ -176,3 +176,36 @@ FROM today_secrets t WHERE t.id = s.id AND s.name LIKE 'webhook/%%';
 UPDATE webhooks w SET url = t.url, status = t.status, status_reason = t.status_reason, status_since = t.status_since,
        seq = t.seq, previous_until = t.previous_until
 FROM today_webhooks t WHERE t.id = w.id;
+
+-- name: today_limits_away
+-- Limits that were lowered since stay, and what was spent was spent: a restore opens no budget again.
+DELETE FROM limits x USING today_companies t WHERE t.id = x.company_id;
+
+-- name: today_limits
+INSERT INTO limits SELECT t.* FROM today_limits t
+WHERE EXISTS (SELECT FROM companies c WHERE c.id = t.company_id)
+  AND (t.agent_id IS NULL OR EXISTS (SELECT FROM agents a WHERE a.id = t.agent_id));
+
+-- name: today_costs_away
+DELETE FROM cost_entries x USING today_companies t WHERE t.id = x.company_id;
+
+-- name: today_costs
+INSERT INTO cost_entries SELECT t.* FROM today_cost_entries t
+WHERE EXISTS (SELECT FROM companies c WHERE c.id = t.company_id)
+  AND EXISTS (SELECT FROM agents a WHERE a.id = t.agent_id);
+
+-- name: today_spending_away
+DELETE FROM spending x USING today_companies t WHERE t.id = x.company_id;
+
+-- name: today_spending
+INSERT INTO spending SELECT t.* FROM today_spending t
+WHERE EXISTS (SELECT FROM companies c WHERE c.id = t.company_id)
+  AND EXISTS (SELECT FROM agents a WHERE a.id = t.agent_id);
+
+-- name: today_months_away
+DELETE FROM spending_months x USING today_companies t WHERE t.id = x.company_id;
+
+-- name: today_months
+INSERT INTO spending_months SELECT t.* FROM today_spending_months t
+WHERE EXISTS (SELECT FROM companies c WHERE c.id = t.company_id)
+  AND (t.agent_id IS NULL OR EXISTS (SELECT FROM agents a WHERE a.id = t.agent_id));
