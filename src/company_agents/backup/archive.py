@@ -293,8 +293,9 @@ class ArchiveReader:
             digest.update(content)
             if member.columns:
                 rows += content.count(b"\n")
-                if content and not content.endswith(b"\n"):
-                    raise broken(f"{name} ends within a row")
+                # COPY writes neither a part of a row nor a carriage return.
+                if (content and not content.endswith(b"\n")) or b"\r" in content:
+                    raise broken(f"{name} holds something that is no row")
             yield member, content
         if length != member.bytes or digest.hexdigest() != member.sha256:
             raise broken(f"{member.name} is not what was written")
