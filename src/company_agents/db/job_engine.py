@@ -104,6 +104,10 @@ async def _apply(connection: Connection, name: str, text: str, done: list[str], 
             await connection.execute(statements()["jobs_grant"])
     except psycopg.errors.LockNotAvailable:
         raise
+    except psycopg.errors.DiskFull as error:
+        raise MayNotStart(
+            "the disk that holds the database is full", hint="free some space, then try again", code="disk_full"
+        ) from error
     except psycopg.Error as error:
         raise MayNotStart(
             f"step {name} of the job engine's schema does not apply (SQLSTATE {error.sqlstate})",

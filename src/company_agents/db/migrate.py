@@ -156,6 +156,10 @@ async def _apply(connection: Connection, step: Migration) -> None:
             )
     except psycopg.errors.LockNotAvailable:
         raise
+    except psycopg.errors.DiskFull as error:
+        raise MayNotStart(
+            "the disk that holds the database is full", hint="free some space, then try again", code="disk_full"
+        ) from error
     except psycopg.Error as error:
         raise MayNotStart(
             f"step {step.version} ({step.name}) of the schema does not apply (SQLSTATE {error.sqlstate})",
