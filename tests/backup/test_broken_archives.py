@@ -38,7 +38,7 @@ from tests.cli.processes import SLOWEST, Machine
 from tests.rotation.place import Place, silent
 
 # What is said of a file: that it is not whole, is of a later version, or was altered.
-SAID = {"backup_broken", "backup_newer", "tampered"}
+SAID = {"backup_broken", "backup_newer", "backup_schema", "tampered"}
 # One that nobody signed may also be refused for that, and one without its key for that.
 SAID_UNSIGNED = {*SAID, "backup_unsigned"}
 # MiB that a command may have in memory, whatever the file says: it has a hundred when it has loaded the program.
