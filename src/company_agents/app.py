@@ -295,7 +295,7 @@ async def open_app(
             outbox.deliverer.start()
             stack.push_async_callback(outbox.deliverer.close)
         stack.push_async_callback(background.close)
-        replica, dispatcher = Replica(db, held, panic.drop, panic.restore) if long_lived else None, None
+        replica, dispatcher = Replica(db, held, panic.drop, panic.restore, instance) if long_lived else None, None
         if replica is not None:
             await replica.start()
             open_streams.replica = replica.id

@@ -199,7 +199,9 @@ def open_archive(file: BinaryIO, size: int | None = None) -> Opened:
     if MANIFEST not in entries or set(entries) - {MANIFEST, SIGNATURE}:
         raise broken("it does not begin with a manifest")
     text = entries[MANIFEST]
-    size = size or file.seek(0, os.SEEK_END)
+    if size is None:
+        size = file.seek(0, os.SEEK_END)
+        _check_end(file, size)
     manifest = read_manifest(text)
     # What runs have made may be anything; there, the room on the disk is looked at.
     if sum(each.bytes for each in manifest.members if not each.name.startswith(WORKSPACES)) > MOST_RATIO * size:
@@ -267,8 +269,6 @@ class ArchiveReader:
             Broken: something is not as the manifest says; or the file ends, or does not.
         """
         try:
-            # The library says nothing of what is behind a frame, or of an end that is missing.
-            _check_end(self._file, self.size)
             self._file.seek(FRONT)
             for member in self.manifest.members:
                 yield from self._pieces_of(member)
@@ -318,7 +318,10 @@ class ArchiveReader:
 
 
 def _check_end(file: BinaryIO, size: int) -> None:
-    """Whether the frame behind the beginning ends where the file does (RFC 8878, 3.1.1)."""
+    """
+    See that the frame behind the beginning ends where the file does (RFC 8878, 3.1.1): the library says nothing of what is
+    behind a frame, or of an end that is missing.
+    """
     file.seek(FRONT)
     head = file.read(_FRAME_HEADER)
     if not head.startswith(_FRAME):

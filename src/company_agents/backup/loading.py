@@ -17,15 +17,36 @@ from company_agents.backup.manifest import Manifest, broken
 from company_agents.backup.schema import steps_of
 from company_agents.backup.tables import LEFT_OUT
 from company_agents.db.copying import CopySession, Table, unless_they_fit
+from company_agents.db.database import Row
 from company_agents.db.logins import Login
 from company_agents.db.migrate import Migration, known_migrations
 from company_agents.errors import Busy, Conflict, Sealed
+from company_agents.rotation.replica import ALIVE
+
+
+def orchestrator_runs(row: Row) -> Busy:
+    """For a restore where somebody is at work."""
+    return Busy(
+        f"an orchestrator runs on this database, at {row['host']}, process {row['process']}",
+        hint="stop every orchestrator, then restore",
+        code="orchestrator_runs",
+    )
+
 
 # What a restore beside an instance that is there has to remember of it.
 _TODAY = (
     *("instance", "former_instances", "master_keys", "key_fence", "backups", "companies", "secrets", "audit_events"),
     *("audit_heads", "audit_sink_cursors", "operators", "operator_tokens", "memberships", "agents", "integrations"),
-    *("integration_agents", "credential_versions", "oauth_clients", "webhooks", "limits", "cost_entries", "spending"),
+    *(
+        "integration_agents",
+        "credential_versions",
+        "oauth_clients",
+        "webhooks",
+        "schedules",
+        "limits",
+        "cost_entries",
+        "spending",
+    ),
     "spending_months",
 )
 
@@ -52,7 +73,8 @@ class Loaded:
 class Loading:
     """
     One restore. `replace`: what is there is given up, but for what `restore_today.sql` keeps of an instance that the backup
-    is of. `source_owner` is in whose name the key source still is. `forgotten` are keys that the source does not have and no row needs.
+    is of. `events` is how many had been recorded when that was backed up. `embedded`: the database is of a home that is held, so
+    that no orchestrator can be there. `source_owner` is in whose name the key source still is. `forgotten` are keys that the source does not have and no row needs.
     """
 
     login: Login
@@ -64,6 +86,8 @@ class Loading:
     source_owner: UUID | None = None
     hinted: Hinted | None = None
     forgotten: tuple[str, ...] = ()
+    events: int | None = None
+    embedded: bool = False
     say: Progress = lambda step, done, total: None
     stop: threading.Event = field(default_factory=threading.Event)
     before_commit: Callable[[], None] = lambda: None
@@ -90,6 +114,7 @@ class Loading:
             if not session.one("rotator_lock_now")["taken"]:
                 raise Busy("the master key is being rotated just now", hint="try again when it is done")
             kept, seals = self._remember(session)
+            self._nobody_there(session)
             session.run_all("restore_drop")
             _apply(session, steps, first=True)
             with unless_they_fit(broken("its rows are not those of the schema that it names")):
@@ -106,6 +131,18 @@ class Loading:
             self.before_commit()
         return loaded
 
+    def _nobody_there(self, session: CopySession) -> None:
+        """Once more, now that nobody can begin: what is written since the backup of what is there would be lost."""
+        alive = [row for row in session.all("replicas_list", alive=ALIVE) if row["alive"]]
+        if alive and not self.embedded:
+            raise orchestrator_runs(alive[0])
+        if self.events is not None and session.one("restore_audit_events")["count"] != self.events:
+            raise Busy(
+                "something was recorded after the backup of what is here was taken",
+                hint="nothing was changed; see that nobody uses the instance, then restore again",
+                code="instance_in_use",
+            )
+
     def _remember(self, session: CopySession) -> tuple[bool, int]:
         """Today's rows, where they are to be kept; and how many seals there were."""
         # Forced row-level security binds the owner as well: what it does not show would count as not there.
@@ -113,6 +150,12 @@ class Loading:
             session.run_text(table["free"])
         if not self.replace:
             if not session.one("restore_is_empty")["found"]:
+                if session.one("restore_is_done", id=self.manifest.id)["found"]:
+                    raise Conflict(
+                        "this backup is what was restored here",
+                        hint="`company-agents up` starts it; --replace restores it once more",
+                        code="restored_already",
+                    )
                 raise Conflict(
                     "there is an instance here already",
                     hint="--replace puts the backup in its place, after a backup of what is there; "
@@ -204,7 +247,13 @@ class Loading:
         name = {"backup": manifest.id, "taken_at": manifest.taken_at}
         if session.run("restore_identity", **name, without_secrets=self.without_secrets) != 1:
             raise broken("it is of no instance")
-        for statement in ("restore_runs", "restore_approvals", "restore_dead_secrets", "restore_consents"):
+        for statement in (
+            "restore_runs",
+            "restore_approvals",
+            "restore_schedules",
+            "restore_dead_secrets",
+            "restore_consents",
+        ):
             session.run(statement)
         needed = [key.key_id for key in manifest.needed_keys]
         session.run("restore_backups", id=manifest.id, key_ids=needed)
@@ -221,7 +270,7 @@ class Loading:
                     hint="`company-agents key prune` finishes that; a backup that needs the key cannot be restored then",
                     code="key_destroying",
                 )
-        elif self.hinted is not None:
+        elif self.hinted is not None and not session.one("restore_knows_key", key_id=self.hinted.key_id)["found"]:
             session.run("restore_overtaken_key", key_id=self.hinted.key_id, seals=sealed)
             session.run("restore_hinted_key", key_id=self.hinted.key_id, source=self.hinted.source, seals=sealed)
         if self.source_owner is not None:
@@ -243,12 +292,18 @@ _KEPT_WITHOUT_SECRETS = (
     *("today_cursors", "today_audit_keys_lost", "today_operators", "today_operator_tokens", "today_memberships_away"),
     *("today_memberships", "today_agents", "today_gone_integrations", "today_allowed_away", "today_allowed"),
     *("today_limits_away", "today_limits", "today_costs_away", "today_costs", "today_spending_away", "today_spending"),
-    *("today_months_away", "today_months"),
+    *("today_months_away", "today_months", "today_schedules"),
 )
 _KEPT = (
     *("today_keys_away", "today_keys", "today_fence", "today_server", *_KEPT_WITHOUT_SECRETS),
     *("today_instance_secrets_away", "today_instance_secrets", "today_agent_tokens_away", "today_agent_tokens"),
-    *("today_adapter_secrets", "today_versions_away", "today_version_secrets_away", "today_version_secrets"),
+    *(
+        "today_adapter_secrets_away",
+        "today_adapter_secrets",
+        "today_versions_away",
+        "today_version_secrets_away",
+        "today_version_secrets",
+    ),
     *("today_versions", "today_integrations", "today_clients_away", "today_client_secrets_away"),
     *("today_client_secrets", "today_clients", "today_webhooks_away", "today_webhook_secrets_away"),
     *("today_webhook_secrets", "today_webhooks"),

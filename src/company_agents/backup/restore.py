@@ -22,8 +22,8 @@ from uuid import UUID, uuid4
 
 from company_agents.backup.archive import ArchiveReader, Opened, open_archive, opened_file
 from company_agents.backup.export import Export, Progress, Stopped, Target
-from company_agents.backup.files import explained, fresh
-from company_agents.backup.loading import Hinted, Loaded, Loading
+from company_agents.backup.files import fresh, private_folder
+from company_agents.backup.loading import Hinted, Loaded, Loading, orchestrator_runs
 from company_agents.backup.manifest import COMPANY, Manifest
 from company_agents.backup.places import backup_name
 from company_agents.backup.ring import unwrap
@@ -36,8 +36,9 @@ from company_agents.companies.instance import instance_id
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database
 from company_agents.db.opening import open_database
-from company_agents.errors import Busy, CompanyAgentsError, MayNotStart, Refused, WrongUsage
+from company_agents.errors import CompanyAgentsError, MayNotStart, Refused, WrongUsage
 from company_agents.keysources.base import KeySource, open_source
+from company_agents.keysources.failures import SourceReadOnly
 from company_agents.keysources.file import FileSource
 from company_agents.keysources.found import Found
 from company_agents.rotation.replica import ALIVE
@@ -81,7 +82,8 @@ class _Keys:
     found: Found
     brought: KeyRing
     ring: KeyRing
-    owner: UUID | None
+    hinted: Hinted | None
+    events: int | None
 
 
 @dataclass(slots=True)
@@ -124,14 +126,17 @@ class Restorer:
             brought = await self._brought(opened, found, lambda: wrapped_ring(file, opened))
             ring = joined(found.ring, brought)
             self._check_keys(opened, ring)
+            if brought.keys:
+                await source.check_writable(found)
+            if not self.options.replace:
+                # Before a database is made.
+                self._check_owner(source, found, None)
             async with contextlib.AsyncExitStack() as stack:
                 db = await open_database(self.settings, stack, long_lived=False)
                 await self._nobody_there(db)
-                owner = await self._source_owner(db, source, found, opened.manifest)
-                if brought.keys:
-                    await source.check_writable(found)
-                safety = await self._safety(db, found.ring) if self.options.replace else ""
-                keys = _Keys(source, found, brought, ring, owner)
+                self._check_owner(source, found, await instance_id(db))
+                safety, events = await self._safety(db, found.ring) if self.options.replace else ("", None)
+                keys = _Keys(source, found, brought, ring, _hinted(opened.manifest, source, found), events)
                 loaded = await self._load(db, file, opened, keys)
             restored = await self._after(opened.manifest, loaded, keys, safety)
             if has_workspaces(opened.manifest):
@@ -163,9 +168,9 @@ class Restorer:
         return await asyncio.to_thread(lambda: unwrap(content(), passphrase))
 
     def _check_keys(self, opened: Opened, ring: KeyRing) -> None:
-        if self.options.without_secrets:
-            return
-        missing = required(opened.manifest, ring)
+        # First, and always: what is not sealed in it is worth an alteration too.
+        signed = check_signature(ring, opened)
+        missing = [] if self.options.without_secrets else required(opened.manifest, ring)
         if missing:
             key = missing[0]
             hint = "put it into the key source, then try again; --without-secrets restores everything else"
@@ -176,7 +181,7 @@ class Restorer:
                 hint=hint,
                 code="key_missing",
             )
-        if not check_signature(ring, opened) and not self.options.unsigned:
+        if not signed and not self.options.unsigned:
             raise Refused(
                 "nothing shows who made this backup: it is not signed with a key that is here",
                 hint="find out where it comes from; --unsigned restores it all the same",
@@ -190,60 +195,50 @@ class Restorer:
         async with db.instance_transaction() as tx:
             replicas = [row for row in await tx.all("replicas_list", alive=ALIVE) if row["alive"]]
         if replicas:
-            raise Busy(
-                f"an orchestrator runs on this database, at {replicas[0]['host']}, process {replicas[0]['process']}",
-                hint="stop every orchestrator, then restore",
-                code="orchestrator_runs",
-            )
+            raise orchestrator_runs(replicas[0])
 
-    async def _source_owner(self, db: Database, source: KeySource, found: Found, manifest: Manifest) -> UUID | None:
-        """In whose name the key source is, where this restore takes it over."""
-        if found.owner in (None, await instance_id(db)):
-            return found.owner
+    def _check_owner(self, source: KeySource, found: Found, present: UUID | None) -> None:
+        """
+        Whether this restore may take the key source over: files in this home are this home's, whoever was here before, unless
+        an instance is.
+        """
         own_files = isinstance(source, FileSource) and source.path.is_relative_to(self.settings.home)
-        if self.options.take_over or (found.owner == manifest.instance and own_files):
-            return found.owner
+        if found.owner in (None, present) or self.options.take_over or (own_files and not self.options.replace):
+            return
         raise MayNotStart(
             f"the key source {source.address} belongs to the instance {found.owner}",
             hint="if that one is gone for good, --take-over-source makes the source this one's and locks that one out",
             code="key_source_claimed",
         )
 
-    async def _safety(self, db: Database, ring: KeyRing) -> str:
-        """A backup of what is there. It needs no key: where there is none, it is not signed."""
+    async def _safety(self, db: Database, ring: KeyRing) -> tuple[str, int | None]:
+        """
+        A backup of what is there, and how many events are in it. It needs no key: where there is none, it is not signed.
+        """
         async with db.instance_transaction() as tx:
             empty = await tx.one("restore_is_empty")
         if empty is not None and empty["found"]:
-            return ""
-        folder = self.settings.home / "data" / "backups"
-        with explained(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return "", None
+        folder = private_folder(self.settings.home / "data" / "backups", within=self.settings.home)
         export = Export(db.logins.instance, await instance_id(db), ring, say=self.say, stop=self.stop)
         path = folder / backup_name(datetime.now(UTC), export.id)
 
-        def make() -> None:
+        def make() -> Manifest:
             with fresh(folder, path.name) as new:
                 target = Target(path.name, f"file://{folder}", made_by="before a restore")
-                export.run(new.file, target, lambda: new.named(path))
+                return export.run(new.file, target, lambda: new.named(path))
 
-        await in_thread(make, self.stop)
-        return str(path)
+        made = (await in_thread(make, self.stop)).member("tables/audit_events")
+        return str(path), made.rows if made else 0
 
     async def _load(self, db: Database, file: BinaryIO, opened: Opened, keys: _Keys) -> Loaded:
         loop = asyncio.get_running_loop()
 
-        active = next((key.key_id for key in opened.manifest.keys if key.state == "active"), None)
+        without = self.options.without_secrets
 
         def add_keys() -> None:
-            asyncio.run_coroutine_threadsafe(
-                _add_keys(keys, None if self.options.without_secrets else active), loop
-            ).result()
+            asyncio.run_coroutine_threadsafe(_add_keys(keys, None if without else opened.manifest), loop).result()
 
-        current = keys.found.current
-        hinted = None
-        known = {key.key_id for key in opened.manifest.keys}
-        if current is not None and current.key_id in keys.found.kept and current.key_id not in known:
-            hinted = Hinted(current.key_id, keys.source.address)
         gone = tuple(key.key_id for key in opened.manifest.keys if key.key_id not in keys.ring)
         loading = Loading(
             login=db.logins.migrate,
@@ -251,9 +246,11 @@ class Restorer:
             instance=uuid4(),
             replace=self.options.replace,
             revoke_tokens=self.options.revoke_tokens,
-            without_secrets=self.options.without_secrets,
-            source_owner=keys.owner,
-            hinted=None if self.options.without_secrets else hinted,
+            without_secrets=without,
+            embedded=self.settings.database_url is None,
+            events=keys.events,
+            source_owner=keys.found.owner,
+            hinted=None if without else keys.hinted,
             forgotten=gone,
             say=self.say,
             stop=self.stop,
@@ -284,19 +281,38 @@ class Restorer:
         return restored
 
 
-async def _add_keys(keys: _Keys, active: str | None) -> None:
-    """Beside those that are there, by their ids; and the hint to the active one, where there is none."""
+def _hinted(manifest: Manifest, source: KeySource, found: Found) -> Hinted | None:
+    """The key that the source calls active, where the backup does not know it: it was rotated to since."""
+    current = found.current
+    if current is None or current.key_id in {key.key_id for key in manifest.keys}:
+        return None
+    return Hinted(current.key_id, source.address)
+
+
+async def _add_keys(keys: _Keys, manifest: Manifest | None) -> None:
+    """
+    Beside those that are there, by their ids; and the hint to the active one, where there is none. What the source has must be
+    enough, as it is now: without a manifest, nothing is needed.
+    """
+    source = keys.source
     for key in keys.brought.keys:
         if key.key_id not in keys.found.kept:
-            await keys.source.add(key, await keys.source.read())
-    found = await keys.source.read()
-    lost = [key.key_id for key in keys.brought.keys if key.key_id not in found.ring]
+            await source.add(key, await source.read())
+    found = await source.read()
+    current = found.current
+    if keys.hinted and current is not None and current.key_id not in found.kept:
+        # Put there by hand, and it may be the only copy.
+        with contextlib.suppress(SourceReadOnly):
+            await source.add(current, found)
+            found = await source.read()
+    lost = required(manifest, found.ring) if manifest is not None else []
     if lost:
         raise MayNotStart(
-            f"the key source {keys.source.address} took the key {lost[0]} and does not have it",
+            f"the key {lost[0].key_id} is not in the key source {source.address} any more",
             hint="nothing was restored; look at the source, then try again",
             code="key_source_lost",
         )
+    active = next((key.key_id for key in manifest.keys if key.state == "active"), None) if manifest else None
     # Also where a restore that was killed has brought the key.
     if active is not None and found.current is None and active in found.kept:
-        await keys.source.make_current(active, found)
+        await source.make_current(active, found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Replica:
     held: HeldKeys
     on_seal: Callable[[], Awaitable[None]]
     on_unseal: Callable[[], Awaitable[None]]
+    instance: UUID
     id: UUID = field(default_factory=uuid4)
     problem: str = ""
     # Called every second, each after the other, also while a beat waits for a slow key source.
@@ -68,7 +70,10 @@ class Replica:
         Raises:
             Unavailable: the database does not answer.
         """
-        sealed_at, wanted = await self._said()
+        sealed_at, wanted, instance = await self._said()
+        if instance != self.instance:
+            await self._end()
+            return
         await self._follow(sealed_at)
         for key_id in [key.key_id for key in self.held.ring.keys if key.key_id not in wanted]:
             # Destroyed by another process: what it sealed must not open here either.
@@ -85,11 +90,18 @@ class Replica:
         for check in self.checks:
             await check()
 
-    async def _said(self) -> tuple[datetime | None, list[str]]:
+    async def _end(self) -> None:
+        """What is there now was restored from a backup: it is not ours to work on, and nothing of ours belongs into it."""
+        log.error("the instance was restored from a backup: this orchestrator ends; start it again")
+        self.held.seal()
+        await self.on_seal()
+        signal.raise_signal(signal.SIGTERM)
+
+    async def _said(self) -> tuple[datetime | None, list[str], UUID]:
         held = array_text(key.key_id for key in self.held.ring.keys)
         params = (self.id, socket.gethostname()[:100], os.getpid(), __version__, held, self.problem)
         row = (await self.db.call("replica_beat", params))[0]
-        return row["sealed_at"], row["wanted"]
+        return row["sealed_at"], row["wanted"], row["instance"]
 
     async def _follow(self, sealed_at: datetime | None) -> None:
         if sealed_at is not None and not self.held.sealed:

@@ -37,6 +37,12 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             # Two first starts at once must not make two first keys.
             await tx.one("starts_wait_time")
             await tx.one("master_keys_lock")
+            # Whoever waited for a restore to end has another instance before it than it was started for.
+            present = await tx.one("instance_get")
+            if present is not None and present["id"] != instance:
+                raise Busy(
+                    "the instance was restored from a backup just now", hint="start again", code="instance_restored"
+                )
             registered = await tx.all("master_keys_list")
             found = await source.read()
             formers = [row["id"] for row in await tx.all("restore_source_owners")]

@@ -224,6 +224,8 @@ class Schedules:
 
 
 def _why_not(row: Row) -> str:
+    if row["missed"]:
+        return "its moment had passed when the instance was restored"
     if row["agent_state"] != "active":
         return f"its agent is {row['agent_state']}"
     if row["adapter"] is None:

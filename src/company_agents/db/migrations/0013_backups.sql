@@ -58,3 +58,22 @@ ALTER TABLE credential_versions DROP CONSTRAINT credential_versions_check;
 ALTER TABLE credential_versions
     ADD COLUMN secret_lost boolean NOT NULL DEFAULT false,
     ADD CONSTRAINT credential_versions_check CHECK (state = 'retired' OR secret_id IS NOT NULL OR secret_lost);
+
+-- Its moment had passed when the instance was restored: it is not made up for.
+ALTER TABLE schedules ADD COLUMN missed boolean NOT NULL DEFAULT false;
+
+-- A sign of life also says which instance this is: one that was restored meanwhile is another, under the same address.
+DROP FUNCTION replica_beat(uuid, text, int, text, text[], text);
+CREATE FUNCTION replica_beat(replica uuid, at_host text, at_process int, of_version text, holds text[], says text)
+    RETURNS TABLE (sealed_at timestamptz, wanted text[], instance uuid) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('company_agents.instance', 'on', true);
+    INSERT INTO replicas AS r (id, host, process, version, key_ids, problem)
+    VALUES (replica, at_host, at_process, of_version, holds, says)
+    ON CONFLICT (id) DO UPDATE SET key_ids = holds, problem = says, seen_at = now();
+    RETURN QUERY
+        SELECT i.sealed_at, array(SELECT k.key_id FROM master_keys k
+                                  WHERE k.state IN ('staged', 'active', 'retiring', 'archived')), i.id
+        FROM instance i;
+END $$;

@@ -116,6 +116,9 @@ UPDATE approvals SET state = CASE state WHEN 'waiting' THEN 'expired' WHEN 'send
        ended_at = now(), reason = 'the instance was restored from a backup that was taken before this had ended'
 WHERE ended_at IS NULL;
 
+-- name: restore_schedules
+UPDATE schedules SET missed = true WHERE enabled AND next_at <= now();
+
 -- name: restore_dead_secrets
 -- Tokens of runs and consents that were being asked for.
 DELETE FROM secrets WHERE name LIKE 'run_token/%%' OR name LIKE 'oauth_flow/%%';
@@ -141,6 +144,19 @@ WHERE state = 'running';
 -- too; every row that is under another is opened with that, and a rotation moves it.
 INSERT INTO master_keys (key_id, state, source, activated_at, recorded, seals_from)
 SELECT %(key_id)s, 'active', %(source)s, now(), false, %(seals)s;
+
+-- name: restore_knows_key
+SELECT EXISTS (SELECT FROM master_keys WHERE key_id = %(key_id)s) AS found;
+
+-- name: restore_audit_heads_free
+ALTER TABLE audit_events NO FORCE ROW LEVEL SECURITY;
+
+-- name: restore_audit_events
+SELECT count(*) AS count FROM audit_events;
+
+-- name: restore_is_done
+-- Whether this instance came back from this backup.
+SELECT EXISTS (SELECT FROM former_instances WHERE backup_id = %(id)s) AS found;
 
 -- name: restore_overtaken_key
 UPDATE master_keys SET state = 'archived', archived_at = now(), ends_at = NULL, shared = true,

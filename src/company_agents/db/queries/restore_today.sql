@@ -89,9 +89,10 @@ WHERE t.operator_id = m.operator_id AND t.company_id = m.company_id
   AND array_position(ARRAY['viewer', 'operator', 'owner'], t.role) < array_position(ARRAY['viewer', 'operator', 'owner'], m.role);
 
 -- name: today_agents
+-- How an agent is executed, and what that may reach, is as somebody has said last.
 UPDATE agents a SET state = CASE WHEN 'retired' IN (a.state, t.state) THEN 'retired'
                                  WHEN 'paused' IN (a.state, t.state) THEN 'paused' ELSE 'active' END,
-       unsandboxed = a.unsandboxed AND t.unsandboxed
+       adapter = t.adapter, adapter_config = t.adapter_config, unsandboxed = t.unsandboxed
 FROM today_agents t WHERE t.id = a.id;
 
 -- name: today_agent_tokens_away
@@ -101,9 +102,18 @@ DELETE FROM secrets s USING today_agents t WHERE s.company_id = t.company_id AND
 INSERT INTO secrets SELECT s.* FROM today_secrets s
 JOIN agents a ON s.name = 'agent_token/' || a.id AND s.company_id = a.company_id;
 
+-- name: today_adapter_secrets_away
+DELETE FROM secrets s USING today_agents t WHERE s.company_id = t.company_id AND s.name = 'agent_adapter/' || t.id;
+
 -- name: today_adapter_secrets
-UPDATE secrets s SET value = t.value, nonce = t.nonce, key_id = t.key_id, updated_at = t.updated_at
-FROM today_secrets t WHERE t.id = s.id AND s.name LIKE 'agent_adapter/%%';
+INSERT INTO secrets SELECT s.* FROM today_secrets s
+JOIN agents a ON s.name = 'agent_adapter/' || a.id AND s.company_id = a.company_id;
+
+-- name: today_schedules
+-- One that was paused or deleted since starts nothing.
+UPDATE schedules s SET enabled = false, next_at = NULL
+WHERE EXISTS (SELECT FROM today_companies c WHERE c.id = s.company_id)
+  AND NOT EXISTS (SELECT FROM today_schedules t WHERE t.id = s.id AND t.enabled);
 
 -- name: today_versions_away
 -- The credential of today is that of an integration that is there today: an older one was replaced for a reason.

@@ -36,12 +36,12 @@ SELECT s.id FROM schedules s WHERE s.enabled AND s.next_at <= clock_timestamp() 
 -- Whoever gets it starts its run; who comes a moment later finds it locked, or not due any more. `waits`: a run of it has
 -- not even begun.
 SELECT s.id, s.agent_id, s.name, s.cron, s.timezone, s.prompt, s.next_at, clock_timestamp() AS now, a.state AS agent_state,
-       a.adapter, EXISTS (SELECT FROM runs r WHERE r.schedule_id = s.id AND r.state = 'queued' AND r.fence = 0) AS waits
+       a.adapter, s.missed, EXISTS (SELECT FROM runs r WHERE r.schedule_id = s.id AND r.state = 'queued' AND r.fence = 0) AS waits
 FROM schedules s JOIN agents a ON a.id = s.agent_id
 WHERE s.id = %(id)s AND s.enabled AND s.next_at <= clock_timestamp() FOR NO KEY UPDATE OF s SKIP LOCKED;
 
 -- name: schedule_move
-UPDATE schedules SET last_at = next_at, next_at = %(next_at)s, skipped = %(skipped)s, updated_at = now() WHERE id = %(id)s;
+UPDATE schedules SET last_at = next_at, next_at = %(next_at)s, skipped = %(skipped)s, missed = false, updated_at = now() WHERE id = %(id)s;
 
 -- name: locate_schedule
 SELECT company_id FROM schedules WHERE id = %(id)s;
