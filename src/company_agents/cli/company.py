@@ -88,8 +88,8 @@ async def import_(
 
 
 def _path(file: str) -> Path:
-    # What is said of it is true wherever one stands.
-    return Path(file).absolute()
+    # What is said of it is true wherever one stands. A shell expands no `~` that stands in quotes.
+    return Path(file).expanduser().absolute()
 
 
 def _changed(done: Any) -> list[str]:
