@@ -6,6 +6,7 @@ away since comes back.
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -433,7 +434,7 @@ async def test_of_another_instances_backup_nothing_of_todays_is_kept(
         today, key = app.instance.id, other.only("active")
     done = await restored(other, files["ring"], passphrase=PASSPHRASE, replace=True)
     assert (done.kept_today, done.former) == (False, office.id)
-    assert done.safety
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in Path(done.safety).parents[:2]} == {0o700}
     async with other.open() as app:
         assert app.instance.id not in (office.id, today)
         await is_back(app, office, other, provider)

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 from company_agents.audit.log import AuditLog
 from company_agents.backup.archive import FRONT, Opened, open_archive, opened_file
 from company_agents.backup.export import Export, Heads, Progress, Target
-from company_agents.backup.files import explained, fresh, nameless, taken
+from company_agents.backup.files import fresh, nameless, private_folder, taken
 from company_agents.backup.manifest import INSTANCE, Manifest
 from company_agents.backup.places import Place, backup_name
 from company_agents.backup.ring import check_passphrase
@@ -367,10 +367,7 @@ class Backups:
             await tx.run(statement, id=backup, **({} if problem is None else {"problem": problem}))
 
     def _folder(self) -> Path:
-        folder = self.home / "data"
-        with explained(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+        return private_folder(self.home / "data", within=self.home)
 
 
 def _made(manifest: Manifest, target: Target, size: int) -> Made:

@@ -8,7 +8,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from company_agents.errors import CompanyAgentsError, Conflict, Failed
 
 # What is being written, beside what it will be. Its maker holds a lock on it.
 _PART = ".part-"
+_RANDOM = 6
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,15 +52,15 @@ class Fresh:
 @contextlib.contextmanager
 def fresh(folder: Path, name: str = "new") -> Iterator[Fresh]:
     """
-    A fresh file of mode 0600 in a folder, which is gone at the end unless it got a name. What makers that were killed have
-    left there goes as well.
+    A fresh file of mode 0600 in a folder, which is gone at the end unless it got a name. What makers of one of this name
+    have left there when they were killed goes as well.
 
     Raises:
         Failed: it cannot be written; the code is `disk_full` where there is no room.
     """
     with explained(folder):
-        remove_parts(folder)
-        part = folder / f".{name}{_PART}{secrets.token_hex(6)}"
+        _remove_parts(folder, name)
+        part = folder / f".{name}{_PART}{secrets.token_hex(_RANDOM)}"
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(descriptor, "w+b") as file:
@@ -93,16 +96,43 @@ def _name(part: Path, target: Path) -> None:
         part.rename(target)
 
 
-def remove_parts(folder: Path) -> None:
-    """Take away what makers that were killed have left in a folder."""
-    for part in folder.glob(f".*{_PART}*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
+def _remove_parts(folder: Path, name: str) -> None:
+    """
+    Take away what makers that were killed have left: ours, of this very name, and held by nobody. Whatever else lies there
+    is somebody's.
+    """
+    ours = re.compile(re.escape(f".{name}{_PART}") + f"[0-9a-f]{{{2 * _RANDOM}}}")
+    with contextlib.suppress(OSError):
+        # A folder may be one's to write to, and not to read.
+        for part in [each for each in folder.iterdir() if ours.fullmatch(each.name)]:
+            _remove_part(part)
+
+
+def _remove_part(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        # A pipe would keep us waiting, and a link may lead to anything.
+        descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
-            finally:
-                os.close(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def private_folder(folder: Path, *, within: Path) -> Path:
+    """
+    A folder below another one, made where it is missing, as those in between are: each for its owner alone.
+
+    Raises:
+        Failed: it cannot be made.
+    """
+    with explained(folder):
+        for each in (*reversed(folder.parents), folder):
+            if each.is_relative_to(within):
+                each.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def taken(target: Path) -> Conflict:

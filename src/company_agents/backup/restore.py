@@ -224,7 +224,7 @@ class Restorer:
         path = folder / backup_name(datetime.now(UTC), export.id)
 
         def make() -> Manifest:
-            with fresh(folder, path.name) as new:
+            with fresh(folder) as new:
                 target = Target(path.name, f"file://{folder}", made_by="before a restore")
                 return export.run(new.file, target, lambda: new.named(path))
 
