@@ -85,7 +85,7 @@ def test_a_lost_machine_is_back_from_a_backup_and_its_keys_file(tmp_path: Path, 
             assert (refused.status, refused.json["error"]["code"]) == (75, "busy")
             assert up.stop() == 0
         again = found.run("backup", "restore", str(file), "--json")
-        assert (again.status, again.json["error"]["code"]) == (4, "instance_there")
+        assert (again.status, again.json["error"]["code"]) == (4, "restored_already")
         assert "--replace" in again.json["error"]["hint"]
 
 

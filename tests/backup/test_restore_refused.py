@@ -176,7 +176,7 @@ async def test_a_schema_of_the_same_number_that_is_another_is_not_taken(
     whole_folder(office, new)
     other = replace(manifest_of(files["plain"]).schema, checksum="0" * 64)
     error = await refused(new, remade(files["plain"], tmp_path / "other", schema=other), unsigned=True)
-    assert error.reason == "backup_broken"
+    assert error.reason == "backup_schema"
 
 
 async def test_the_export_of_a_company_is_for_company_import(office: Office, new: Place, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ async def without(
     place = office.at(Place(postgres, empty_database(postgres), home, office.place.company, office.place.agent, {}))
     try:
         # No key anywhere.
-        done = await restored(place, files["plain"], without_secrets=True)
+        done = await restored(place, files["plain"], without_secrets=True, unsigned=True)
         assert (done.keys_added, done.tokens) == ([], [])
         async with place.open() as app:
             yield Without(office, place, app)
@@ -223,7 +223,7 @@ async def test_a_source_that_is_no_file_gets_its_first_key_by_key_init(
         settings = kind.settings().model_copy(
             update={"home": own.home, "database_url": own.database_url, "database_pool": 3}
         )
-        await restored(new, files["plain"], settings=settings, without_secrets=True)
+        await restored(new, files["plain"], settings=settings, without_secrets=True, unsigned=True)
 
         async def start() -> None:
             async with open_app(settings):
@@ -248,7 +248,7 @@ async def test_in_the_place_of_what_is_there_it_keeps_what_was_taken_away(
         await app.operators.disable(LOCAL, office.member.id)
     for name in ("master.key", *(f"keys/{key}.key" for key in copy.kept())):
         (copy.folder / name).unlink()
-    done = await restored(copy, files["plain"], replace=True, without_secrets=True)
+    done = await restored(copy, files["plain"], replace=True, without_secrets=True, unsigned=True)
     assert done.kept_today
     async with copy.open() as app:
         local = await office.local(app)
