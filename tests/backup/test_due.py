@@ -5,6 +5,7 @@ When a backup is due, when it is late, and what is said of it: from rows and a c
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -101,6 +102,13 @@ def test_one_that_failed_is_tried_again_after_15_minutes_and_then_every_hour() -
     assert not due("2026-03-02 05:32", third, yesterday, first, second)
     assert due("2026-03-02 05:33", third, yesterday, first, second)
     assert not due("2026-03-02 06:00", yesterday, first, second, row(at("2026-03-02 05:33")))
+
+
+def test_where_the_key_of_the_last_ones_was_destroyed_the_next_is_due_at_once() -> None:
+    lost = [row(at(f"2026-03-0{day} 03:18"), lost_keys=("0" * 16,)) for day in (1, 2)]
+    assert due("2026-03-02 03:19", *lost, secrets=True)
+    assert due("2026-03-02 03:19", row(at("2026-02-01 03:18")), *lost)
+    assert not due("2026-03-02 03:25", *lost, row(at("2026-03-02 03:20")), secrets=True)
 
 
 def test_the_failures_before_a_good_one_are_forgotten() -> None:
@@ -217,6 +225,28 @@ def test_a_failed_verification_is_said_of_any_backup_and_without_a_schedule_too(
     assert bad.name in concern.sentence
     assert concern.sentence.endswith("it ends too early")
     assert kinds(GOOD, row(bad.created_at, verify_problem="x", state="gone")) == []
+
+
+def test_a_key_that_was_destroyed_is_said_until_there_is_a_newer_good_backup() -> None:
+    key = "0123456789abcdef"
+    lost = row(at("2026-03-02 03:18"), lost_keys=(key,))
+    older = row(at("2026-02-01 03:18"))
+    [concern] = health([lost], NOW, True, MADE)
+    assert concern.kind == "key" and "`company-agents backup make`" in concern.hint
+    assert concern.sentence == f"no backup restores any more: the key {key} was destroyed; make one now"
+    [concern] = health([lost, older], NOW, True, MADE)
+    said = f"taken after 2026-02-01 03:18 UTC restores any more: the key {key} was destroyed"
+    assert concern.kind == "key" and said in concern.sentence
+    assert kinds(lost, failed("2026-03-02 04:00")) == ["key", "failed"]
+    assert kinds(replace(lost, scheduled=False), scheduled=False) == ["key"]
+    assert kinds(lost, row(at("2026-03-02 04:18"))) == []
+
+
+def test_of_a_backup_that_has_its_keys_and_of_one_that_is_another_instance_s_no_key_was_destroyed() -> None:
+    lost = row(at("2026-03-02 04:18"), lost_keys=("0123456789abcdef",), scheduled=False)
+    assert kinds(GOOD, replace(lost, with_ring=True)) == []
+    assert kinds(GOOD, replace(lost, made_by="found there")) == []
+    assert replace(lost, with_ring=True).good and not replace(lost, made_by="found there").good
 
 
 def test_only_the_last_drill_counts() -> None:

@@ -73,6 +73,12 @@ def test_a_bad_one_does_not_take_the_place_of_a_good_one_and_goes_when_there_is_
     assert may_go([good, bad, newer], daily=7, weekly=4) == [bad]
 
 
+def test_one_whose_key_was_destroyed_is_no_good_one() -> None:
+    good, lost = row(at("2026-03-01 03:00")), row(at("2026-03-02 03:00"), lost_keys=("0" * 16,))
+    assert may_go([good, lost], daily=1, weekly=1) == []
+    assert may_go([good, lost, row(at("2026-03-03 03:00"))], daily=2, weekly=0) == [lost]
+
+
 def test_where_none_is_good_the_newest_ones_stay_and_the_disk_does_not_fill() -> None:
     rows = [row(found.created_at, verify_problem="the key is missing") for found in days("2026-03-01", 20)]
     assert kept(rows, daily=3) == ["03-18", "03-19", "03-20"]

@@ -87,6 +87,7 @@ async def test_an_owner_sees_what_is_known_of_each_backup(own: App, olga: Person
     await _row(own, "tried.tar.zst", drilled_at=day, drill_problem="2 secrets do not open", verified_at=day)
     await _row(own, "failed.tar.zst", state="failed", problem="there is no room", scheduled=True, made_by="schedule")
     await _row(own, "ring.tar.zst", with_ring=True, made_by=f"operator:{olga.operator.id}", key_ids=["0" * 16])
+    await _row(own, "lost.tar.zst", key_ids=["1" * 16], verified_at=day)
     async with olga.client() as browser:
         found = await browser.get("/backups")
     said = text_of(found.text)
@@ -95,7 +96,12 @@ async def test_an_owner_sees_what_is_known_of_each_backup(own: App, olga: Person
         *("Not good Tables/tasks is not what was written.", "Drill failed 2 secrets do not open.", "by olga"),
         *("Failed There is no room.", "Has the key ring", "Not to be downloaded here: it has the key ring"),
         # Nobody knows this key here, and a page that is green about it would be a lie.
-        *("0000000000000000 Not known here", "Not verified", f"company-agents backup restore {WHERE}/good.tar.zst"),
+        *(
+            "1111111111111111 Not known here Not good Its key is gone.",
+            "0000000000000000 Not known here",
+            "Not verified",
+            f"company-agents backup restore {WHERE}/good.tar.zst",
+        ),
     ):
         assert fact in said, fact
     assert f'href="/master-key#key-{active}"' in found.text and "Active" in said

@@ -21,6 +21,7 @@ class BackupOut(Out):
     place: str = Field(description="the folder or the store that it lies in; may be empty")
     state: Literal["running", "whole", "failed"]
     key_ids: list[str] = Field(description="the master keys without which it does not open")
+    lost_keys: list[str] = Field(description="those of them that were destroyed, or that this instance does not know")
     scheduled: bool = Field(description="whether the schedule made it, which also takes it away")
     with_ring: bool = Field(description="whether the key ring is in it, wrapped with a passphrase")
     size: int | None = Field(description="bytes; null until it is whole")
@@ -38,7 +39,7 @@ class BackupOut(Out):
 class ConcernOut(Out):
     """One thing that needs attention."""
 
-    kind: Literal["failed", "late", "never", "verify", "drill", "unverified"]
+    kind: Literal["key", "failed", "late", "never", "verify", "drill", "unverified"]
     sentence: str
     hint: str
 

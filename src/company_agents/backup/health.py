@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from company_agents.backup.rows import FAILED, WHOLE, BackupRow
+from company_agents.backup.rows import FAILED, FOUND_THERE, WHOLE, BackupRow
 
 # A good one that is older is late: a day, and half of one in which what went wrong may be tried again.
 LATE = timedelta(hours=36)
@@ -22,7 +22,7 @@ _SHOWN = "%Y-%m-%d %H:%M UTC"
 @dataclass(frozen=True, slots=True)
 class Concern:
     """
-    One thing that needs attention. The kind is `failed`, `late`, `never`, `verify` or `drill`.
+    One thing that needs attention. The kind is `key`, `failed`, `late`, `never`, `verify` or `drill`.
     """
 
     kind: str
@@ -37,12 +37,15 @@ def newest_good(rows: Iterable[BackupRow], now: datetime) -> BackupRow | None:
 
 
 def attempts_after(rows: Iterable[BackupRow], last: BackupRow | None, now: datetime) -> list[BackupRow]:
-    """What the schedule tried in vain after its newest good one, oldest first."""
+    """
+    What the schedule tried in vain after its newest good one, oldest first. One whose key was destroyed later was not in
+    vain: the next one is not to wait for that.
+    """
     vain = [
         row
         for row in rows
         if row.scheduled
-        and (row.state == FAILED or (row.state == WHOLE and not row.good))
+        and (row.state == FAILED or (row.state == WHOLE and row.verify_problem))
         and row.tried_at <= now + AHEAD
     ]
     return sorted((row for row in vain if last is None or row.created_at > last.created_at), key=attrgetter("tried_at"))
@@ -60,7 +63,25 @@ def health(rows: Iterable[BackupRow], now: datetime, scheduled: bool, since: dat
     when the instance was made, so that a new one is not called late.
     """
     rows = list(rows)
-    return [*(_of_schedule(rows, now, since) if scheduled else ()), *_of_verification(rows), *_of_drill(rows)]
+    keys, of_schedule = list(_of_keys(rows)), list(_of_schedule(rows, now, since)) if scheduled else []
+    if keys:
+        # Why there is none, or none but an old one, was just said.
+        of_schedule = [concern for concern in of_schedule if concern.kind not in ("never", "late")]
+    return [*keys, *of_schedule, *_of_verification(rows), *_of_drill(rows)]
+
+
+def _of_keys(rows: list[BackupRow]) -> Iterable[Concern]:
+    last = max((row.created_at for row in rows if row.good), default=None)
+    # One that was found there may be another instance's, whose keys were never here.
+    lost = [row for row in rows if row.lost and row.made_by != FOUND_THERE and (last is None or row.created_at > last)]
+    if lost:
+        key_id = max(lost, key=attrgetter("created_at")).lost_keys[0]
+        which = f"no backup that was taken after {last:{_SHOWN}}" if last else "no backup"
+        yield Concern(
+            "key",
+            f"{which} restores any more: the key {key_id} was destroyed; make one now",
+            "`company-agents backup make` makes one",
+        )
 
 
 def _of_schedule(rows: list[BackupRow], now: datetime, since: datetime | None) -> Iterable[Concern]:

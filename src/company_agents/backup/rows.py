@@ -9,6 +9,8 @@ from datetime import datetime
 from uuid import UUID
 
 RUNNING, WHOLE, FAILED, GONE = "running", "whole", "failed", "gone"
+# Who made one that lay in the place of backups, and was not known.
+FOUND_THERE = "found there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,8 @@ class BackupRow:
     """
     A backup that was begun. `file` is its path, or its name in its place; `place` is the address of that. Times are UTC,
     `size` is in bytes. `problem` is why it failed. `verify_problem` and `drill_problem` are what was found when it was
-    last looked at, and when it was last restored for a trial; empty: nothing, or not done yet.
+    last looked at, and when it was last restored for a trial; empty: nothing, or not done yet. `lost_keys` are those of
+    `key_ids` that were destroyed, or that this instance does not know.
     """
 
     id: UUID
@@ -36,6 +39,11 @@ class BackupRow:
     verify_problem: str = ""
     drilled_at: datetime | None = None
     drill_problem: str = ""
+    lost_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # The database gives a list, which is no part of what a set may hold.
+        object.__setattr__(self, "lost_keys", tuple(self.lost_keys))
 
     @property
     def name(self) -> str:
@@ -43,9 +51,14 @@ class BackupRow:
         return self.file.rpartition("/")[2]
 
     @property
+    def lost(self) -> bool:
+        """Whether it restores nothing that is sealed any more: a key that it needs is gone, and is not in it."""
+        return self.state == WHOLE and bool(self.lost_keys) and not self.with_ring
+
+    @property
     def good(self) -> bool:
-        """Whether it is there and whole, and its last verification did not say otherwise."""
-        return self.state == WHOLE and not self.verify_problem
+        """Whether it is there and whole, its keys too, and its last verification did not say otherwise."""
+        return self.state == WHOLE and not self.verify_problem and not self.lost
 
     @property
     def tried_at(self) -> datetime:

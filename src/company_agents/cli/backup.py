@@ -70,7 +70,12 @@ async def export(
         raise WrongUsage("a passphrase is for the key ring", hint="--with-master-key takes it along")
     phrase = read_passphrase(passphrase, passphrase_stdin, confirm=True) if with_master_key else None
     with progress.shown(session.json) as say:
-        given: dict[str, Any] = {"passphrase": phrase, "who": session.principal.label, "workspaces": with_workspaces, "say": say}
+        given: dict[str, Any] = {
+            "passphrase": phrase,
+            "who": session.principal.label,
+            "workspaces": with_workspaces,
+            "say": say,
+        }
         if file == "-":
             made = await session.app.backups.export_to(terminal.bytes_out(), **given)
         else:
@@ -161,7 +166,8 @@ async def list_(session: Session) -> Result:
             "bytes": size_text(row.size) if row.size is not None else "—",
             "needs": " ".join(row.key_ids),
             "verified": row.verify_problem or (short_time(row.verified_at) if row.verified_at else "never"),
-            "status": row.problem or row.state,
+            "status": row.problem
+            or (f"would not restore: the key {row.lost_keys[0]} is gone" if row.lost else row.state),
         }
         for row in rows
     ]

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from company_agents.backup.background import Ended
 from company_agents.backup.handing import Handed, handed_out, kept_back
-from company_agents.backup.rows import RUNNING, WHOLE, BackupRow
+from company_agents.backup.rows import FOUND_THERE, RUNNING, WHOLE, BackupRow
 from company_agents.dashboard import words
 from company_agents.dashboard.named import Names
 from company_agents.dashboard.visit import Page, Visit, go
@@ -45,6 +45,7 @@ STEPS = {
 
 # What to do about a concern, for somebody at a page.
 ADVICE = {
+    "key": "Make one now. The older ones restore nothing that was sealed.",
     "never": "Make one now. The schedule makes its own between 2 and 5 at night (UTC); when it has, this is gone.",
     "late": "Make one now. When the schedule has made its own, this is gone; the log says what keeps it from that.",
     "failed": "It is tried again after 15 minutes, then every hour. See to what it says.",
@@ -147,7 +148,7 @@ def _line(row: BackupRow, names: Names, states: dict[str, KeyState], place: str)
 def _maker(row: BackupRow, names: Names) -> str:
     if row.scheduled:
         return "the schedule"
-    return "" if row.made_by in ("", "found there") else names.who(row.made_by)
+    return "" if row.made_by in ("", FOUND_THERE) else names.who(row.made_by)
 
 
 def _path(row: BackupRow) -> str:

@@ -81,6 +81,10 @@ UPDATE backups SET verified_at = now(), verify_problem = %(problem)s WHERE id = 
 UPDATE backups SET drilled_at = now(), drill_problem = %(problem)s WHERE id = %(id)s;
 
 -- name: backup_rows
-SELECT id, file, place, state, key_ids, scheduled, with_ring, size, rows, made_by, created_at, finished_at, problem,
-       verified_at, verify_problem, drilled_at, drill_problem
-FROM backups WHERE state <> 'gone' ORDER BY created_at DESC, id;
+-- A key that is being destroyed may be gone already; one that is not registered is none of this instance's, or not any more.
+SELECT b.id, b.file, b.place, b.state, b.key_ids, b.scheduled, b.with_ring, b.size, b.rows, b.made_by, b.created_at,
+       b.finished_at, b.problem, b.verified_at, b.verify_problem, b.drilled_at, b.drill_problem,
+       array(SELECT n.key_id FROM unnest(b.key_ids) n (key_id)
+             WHERE NOT EXISTS (SELECT FROM master_keys k WHERE k.key_id = n.key_id
+                               AND k.state NOT IN ('destroying', 'destroyed'))) AS lost_keys
+FROM backups b WHERE b.state <> 'gone' ORDER BY b.created_at DESC, b.id;
