@@ -60,18 +60,19 @@ class AuditEvents:
         keys = await self.keys()
         async with self.db.transaction(company_id) as tx:
             await tx.run("audit_one_moment")
-            return await verify_chain(tx, company_id or self.instance_id, keys)
+            return await verify_chain(tx, company_id or self.instance_id, keys, await _lost(tx))
 
     async def verify_all(self) -> list[Verified]:
         """Prove every chain of the instance, its own first. For the command line."""
         keys = await self.keys()
         async with self._instance() as tx:
             await tx.run("audit_one_moment")
+            lost = await _lost(tx)
             chains = [self.instance_id, *(row["id"] for row in await tx.all("companies_all"))]
             known = set(chains)
             # A chain of no company is either left over or planted; it is shown, not passed over.
             chains += [row["chain"] for row in await tx.all("audit_chains") if row["chain"] not in known]
-            return [await verify_chain(tx, chain, keys) for chain in chains]
+            return [await verify_chain(tx, chain, keys, lost) for chain in chains]
 
     async def compare(self, path: Path) -> Compared:
         """
@@ -98,3 +99,9 @@ class AuditEvents:
 
     def _instance(self) -> AbstractAsyncContextManager[Tx]:
         return self.db.instance_transaction()
+
+
+async def _lost(tx: Tx) -> int:
+    """Up to which number audit keys were left out by a restore."""
+    row = await tx.one("audit_keys_lost")
+    return int(row["number"]) if row else 0

@@ -32,10 +32,16 @@ class Verified:
     chain: UUID
     events: int
     faults: tuple[Fault, ...]
+    # Events whose audit key did not come back with a restore: nobody can prove them any more.
+    unproved: int = 0
 
 
-async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_faults: int = 20) -> Verified:
+async def verify_chain(
+    tx: Tx, chain: UUID, keys: dict[int, Sensitive], lost: int = 0, most_faults: int = 20
+) -> Verified:
     """
+    `lost`: audit keys up to this number were left out by a restore without secrets.
+
     Follow a chain from its first event: one that was edited, deleted, reordered or inserted is named. What
     cannot be seen here is a chain that was cut at its end together with its head: compare with a copy of
     the head that was kept elsewhere. The transaction is to see one moment (`audit_one_moment`): else an event
@@ -43,7 +49,7 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
     """
     faults: list[Fault] = []
     seq, mac, number = 0, START, 0
-    unknown: set[int] = set()
+    unproved = 0
     async for row in tx.stream("audit_chain", chain=chain):
         expected = seq + 1
         if row["seq"] != expected:
@@ -53,23 +59,23 @@ async def verify_chain(tx: Tx, chain: UUID, keys: dict[int, Sensitive], most_fau
             faults.append(Fault(chain, expected, missing))
             # The link to what is missing cannot be checked: go on from what this event says of itself.
         elif (key := keys.get(row["audit_key"])) is None:
-            # Once for each key: a restore without secrets leaves out those of all events before it.
-            if row["audit_key"] not in unknown:
+            if row["audit_key"] <= lost:
+                unproved += 1
+            else:
                 faults.append(Fault(chain, row["seq"], "it names an audit key that does not exist"))
-            unknown.add(row["audit_key"])
         elif row["audit_key"] < number:
             faults.append(Fault(chain, row["seq"], "it is linked with an audit key that was replaced before"))
         elif not hmac.compare_digest(link(key, chain, row["seq"], mac, row["record"]), row["mac"]):
             faults.append(Fault(chain, row["seq"], "it is not what was written, or not in its place"))
         seq, mac, number = row["seq"], row["mac"], max(number, row["audit_key"])
         if len(faults) >= most_faults:
-            return Verified(chain, seq, tuple(faults))
+            return Verified(chain, seq, tuple(faults), unproved)
     head = await tx.one("audit_head", chain=chain)
     if (head["seq"], head["mac"]) != (seq, mac) if head else seq > 0:
         faults.append(
             Fault(chain, seq + 1, "the chain does not end where its head says: events are missing at the end")
         )
-    return Verified(chain, seq, tuple(faults))
+    return Verified(chain, seq, tuple(faults), unproved)
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

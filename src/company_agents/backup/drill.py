@@ -160,7 +160,8 @@ async def _prove(db: Database, ring: KeyRing, result: Drilled) -> None:
             place = Place(row["company_id"], row["id"], row["name"], row["key_id"])
             sealed = Sealed(bytes(row["nonce"]), bytes(row["value"]))
             keys[int(row["name"].rpartition("/")[2])] = unseal(ring.get(row["key_id"]), place, sealed)
+        lost = await tx.one("audit_keys_lost")
         for row in await tx.all("audit_chains"):
-            verified = await verify_chain(tx, row["chain"], keys)
+            verified = await verify_chain(tx, row["chain"], keys, lost["number"] if lost else 0)
             result.events += verified.events
             result.faults += verified.faults[: MOST_NAMED - len(result.faults)]

@@ -83,6 +83,9 @@ async def verify(
     events = sum(chain.events for chain in chains)
     lines = [f"{count(events, 'event')} in {count(len(chains), 'chain')}"]
     lines += [f"chain {fault.chain}, event {fault.seq}: {fault.what}" for fault in faults]
+    unproved = sum(chain.unproved for chain in chains)
+    if unproved:
+        lines.append(f"{count(unproved, 'event')} cannot be proved: the instance was restored without its secrets")
     lines.append("something is wrong" if faults else "nothing is wrong")
     data = {"ok": not faults, "chains": [plain(chain) for chain in chains]}
     return Result(data, text="\n".join(lines), exit_status=Exit.FAILED if faults else Exit.DONE)

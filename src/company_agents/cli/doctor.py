@@ -193,7 +193,11 @@ async def _audit(app: App) -> Check:
     if faults:
         detail = f"event {faults[0].seq} of {faults[0].chain}: {faults[0].what}"
         return Check("audit", False, detail, "`company-agents audit verify` names them all")
-    return Check("audit", True, f"{count(sum(chain.events for chain in chains), 'event')} as written")
+    unproved = sum(chain.unproved for chain in chains)
+    detail = f"{count(sum(chain.events for chain in chains) - unproved, 'event')} as written"
+    if unproved:
+        detail += f", {unproved} not to be proved: restored without secrets"
+    return Check("audit", True, detail)
 
 
 async def _backups(app: App) -> Check:

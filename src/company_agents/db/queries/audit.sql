@@ -38,6 +38,9 @@ SELECT DISTINCT chain FROM audit_events ORDER BY chain;
 SELECT greatest(coalesce(h.audit_key, 0), i.audit_keys_lost) AS audit_key
 FROM instance i LEFT JOIN audit_heads h ON h.chain = i.id;
 
+-- name: audit_keys_lost
+SELECT audit_keys_lost AS number FROM instance;
+
 -- name: audit_chains_before
 -- The chains of companies that go on under an older audit key than this.
 SELECT h.chain FROM audit_heads h JOIN companies c ON c.id = h.chain WHERE h.audit_key < %(number)s ORDER BY h.chain;
