@@ -63,13 +63,15 @@ UPDATE backups SET state = 'failed', key_ids = '{}', problem = %(problem)s, fini
 WHERE id = %(id)s AND state = 'running';
 
 -- name: backup_found
--- One that lies there and is not known, or was thought to be gone: what its manifest says.
+-- One that lies there and is not known, or was thought to be gone: what its manifest says. Nobody has proved that: it may add
+-- to the keys that are kept, and never takes one away.
 INSERT INTO backups (id, file, place, state, key_ids, with_ring, size, rows, created_at, finished_at, made_by)
 VALUES (%(id)s, %(file)s, %(place)s, 'whole', %(key_ids)s, %(with_ring)s, %(size)s, %(rows)s, %(created_at)s,
         %(created_at)s, 'found there')
-ON CONFLICT (id) DO UPDATE SET state = 'whole', key_ids = EXCLUDED.key_ids, size = EXCLUDED.size, rows = EXCLUDED.rows,
-       file = EXCLUDED.file, place = EXCLUDED.place, problem = '', finished_at = coalesce(backups.finished_at, now())
-WHERE backups.state <> 'whole' OR backups.file <> EXCLUDED.file OR backups.place <> EXCLUDED.place;
+ON CONFLICT (id) DO UPDATE SET state = 'whole', size = EXCLUDED.size, rows = EXCLUDED.rows, file = EXCLUDED.file,
+       place = EXCLUDED.place, problem = '', finished_at = coalesce(backups.finished_at, now()),
+       key_ids = array(SELECT DISTINCT k FROM unnest(backups.key_ids || EXCLUDED.key_ids) k ORDER BY k)
+WHERE backups.state <> 'whole';
 
 -- name: backup_gone
 UPDATE backups SET state = 'gone' WHERE id = %(id)s AND state <> 'running';
