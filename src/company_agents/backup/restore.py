@@ -59,7 +59,7 @@ class Options:
 
 @dataclass(slots=True)
 class Restored:
-    """What was restored. `safety` is the backup of what was there; `keys_added` went from the backup to the key source."""
+    """What was restored. `safety` is the backup of what was there; `starts`: whether a start came to its end; `keys_added` went from the backup to the key source."""
 
     id: UUID
     backup: UUID
@@ -71,6 +71,7 @@ class Restored:
     keys_added: list[str] = field(default_factory=list)
     active_key_id: str = ""
     safety: str = ""
+    starts: bool = True
     notes: list[str] = field(default_factory=list)
 
 

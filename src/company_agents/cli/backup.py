@@ -221,6 +221,7 @@ def restore(
                     left = count(under_others, "secret")
                     restored.notes.append(f"`company-agents key rotate --finish` moves {left} to the active key")
         except CompanyAgentsError as error:
+            restored.starts = False
             restored.notes.append(f"it was restored, and does not start yet: {error.sentence} ({error.hint})")
         return restored
 
@@ -229,6 +230,7 @@ def restore(
         say = stack.enter_context(progress.shown(json_))
         done = asyncio.run(run(say))
     terminal.show(_restored_result(done, revoke_tokens), as_json=json_)
+    raise typer.Exit(Exit.DONE if done.starts else Exit.MAY_NOT_START)
 
 
 def _restored_result(done: Restored, revoked: bool) -> Result:
