@@ -5,6 +5,7 @@ there is not under way here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,9 @@ UNCERTAIN_APPROVAL = "its company was moved to another instance while it was bei
 MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
 
 _PASSED_THROUGH = ("finished", "expired")
+
+# Of the configuration of a process: what says nothing of the machine that it runs on, and names nothing out there.
+_CLOSED = frozenset(("preset", "command", "integration", "model", "arguments", "environment"))
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Changes:
     agents: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     unsandboxed: list[str] = field(default_factory=list)
+    without_adapter: list[str] = field(default_factory=list)
     providers: set[str] = field(default_factory=set)
     schedules_paused: int = 0
     webhooks_disabled: int = 0
@@ -75,9 +80,14 @@ class Changes:
 
     def agent(self, row: Record) -> bool:
         self.agents[str(row["id"])] = str(row["name"])
-        # Who may let a process out of the sandbox is an owner of the instance: nobody has said so here.
-        if row.get("unsandboxed") == "t":
+        # Who may let a process out of the sandbox, or open that, is an owner of the instance: nobody has said so here.
+        if row.get("adapter") == "process" and _opens(row.get("adapter_config")):
+            self.without_adapter.append(str(row["name"]))
+            row |= {"adapter": None, "adapter_config": "{}"}
+        # A file may say so in another way than the database does.
+        elif row.get("unsandboxed") not in (None, "f"):
             self.unsandboxed.append(str(row["name"]))
+        if "unsandboxed" in row:
             row["unsandboxed"] = "f"
         return True
 
@@ -148,6 +158,18 @@ class Changes:
     def delivery(self, row: Record) -> bool:
         row |= {"claim": None, "claimed_until": None}
         return True
+
+
+def _opens(config: str | None) -> bool:
+    """Whether a process with this configuration may do more than its sandbox lets it by itself; in doubt it may."""
+    try:
+        given = json.loads(config or "{}")
+    except (ValueError, RecursionError):
+        return True
+    if not isinstance(given, dict):
+        return True
+    closed = {"network": "orchestrator", "program": "", "readable": []}
+    return any(value != closed[name] if name in closed else name not in _CLOSED for name, value in given.items())
 
 
 _CHANGES: dict[str, Callable[[Changes, Record], bool]] = {

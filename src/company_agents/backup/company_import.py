@@ -54,7 +54,8 @@ class AgentOfToken:
 @dataclass(frozen=True, slots=True)
 class Imported:
     """
-    A company that is here now. `tokens`: the agents whose tokens are good on both instances. `chain_faults`: what was wrong
+    A company that is here now. `tokens`: the agents whose tokens are good on both instances. `unsandboxed`: those that are back
+    in the sandbox, and `without_adapter`: those whose adapter opened it, and was left behind. `chain_faults`: what was wrong
     with its audit chain where it came from, which does not show here any more.
     """
 
@@ -70,6 +71,7 @@ class Imported:
     runs_ended: int
     approvals_ended: int
     unsandboxed: list[str]
+    without_adapter: list[str]
     providers: list[str]
     chain_faults: int
 

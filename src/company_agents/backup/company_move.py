@@ -196,6 +196,7 @@ def _imported(source: CompanyFile, work: CompanyImport, name: str) -> Imported:
         runs_ended=changes.runs_ended,
         approvals_ended=changes.approvals_ended,
         unsandboxed=changes.unsandboxed,
+        without_adapter=changes.without_adapter,
         providers=sorted(changes.providers),
         chain_faults=source.head.faults,
     )

@@ -103,6 +103,10 @@ def _changed(done: Any) -> list[str]:
     return [
         *lines,
         *(f"{agent} is back in the sandbox: its agent show says how to let it out" for agent in done.unsandboxed),
+        *(
+            f"{agent} has to be given its adapter again: it opened the sandbox, which an owner of this instance may allow"
+            for agent in done.without_adapter
+        ),
     ]
 
 

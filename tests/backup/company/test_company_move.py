@@ -4,6 +4,7 @@ One company moves from one instance to another: all of it, and nothing of anybod
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import pytest
 
+from company_agents.backup.company_changes import Changes
 from company_agents.backup.company_tables import STAYS, TRAVELS
 from company_agents.backup.manifest import Broken
 from company_agents.db.moving import NotOurs
@@ -199,6 +201,71 @@ async def test_runs_arrive_in_the_state_in_which_they_were(postgres: OwnPostgres
         assert row == was
     assert there == {}
     target.drop()
+
+
+# What a process is configured to be, and whether that opens its sandbox.
+PROCESSES: dict[str, tuple[dict[str, Any], bool]] = {
+    "plain": ({"command": ["/bin/true"], "environment": {"A": "b"}}, False),
+    "closed": ({"preset": "codex", "integration": "x", "model": "m", "arguments": ["-v"]}, False),
+    "network": ({"command": ["/bin/true"], "network": "open"}, True),
+    "readable": ({"command": ["/bin/true"], "readable": ["/srv/books"]}, True),
+    "program": ({"preset": "codex", "integration": "x", "model": "m", "program": "/opt/codex"}, True),
+    "later": ({"command": ["/bin/true"], "mounts": ["/srv/books"]}, True),
+}
+
+
+async def test_whatever_opens_a_sandbox_is_left_to_an_owner_of_the_instance_where_it_arrives(
+    other: Place, tmp_path: Path
+) -> None:
+    place = copy_of(other, tmp_path / "from" / "home")
+    async with place.open() as app:
+        tenant = await a_company(app, "with processes")
+        for name, (config, _) in PROCESSES.items():
+            agent, _token = await app.agents.create(tenant.local, name)
+            full = {"program": "", "network": "orchestrator", "readable": []} | config
+            place.sql(
+                "UPDATE agents SET adapter = 'process', adapter_config = %(c)s, unsandboxed = %(u)s WHERE id = %(a)s",
+                c=json.dumps(full if name != "plain" else config),
+                u=name in ("closed", "network"),
+                a=agent.id,
+            )
+        agent, _token = await app.agents.create(tenant.local, "remote")
+        await app.adapters.set(tenant.local, agent.id, "http", {"url": "https://agents.example.com/x"})
+        await app.mover.export(LOCAL, str(tenant.company.id), tmp_path / "file", PASSPHRASE)
+    there = {row["name"]: row for row in rows_of(place, tenant.company.id)["agents"]}
+    place.drop()
+    target = copy_of(other, tmp_path / "to" / "home")
+    async with target.open() as app:
+        done = await bring_in(app, tmp_path / "file")
+        opening = sorted(name for name, (_, opens) in PROCESSES.items() if opens)
+        assert (sorted(done.without_adapter), done.unsandboxed) == (opening, ["closed"])
+        here = {row["name"]: row for row in rows_of(target, tenant.company.id)["agents"]}
+        for name, row in here.items():
+            arrived: dict[str, Any] = {"adapter": None, "adapter_config": {}} if name in opening else {}
+            assert row == there[name] | arrived | {"unsandboxed": False}
+        # And an owner of this one may say so again.
+        local = await app.identity.in_company(LOCAL, tenant.company.id)
+        config = {"command": ["/bin/true"], "network": "open"}
+        agent, _ = await app.adapters.set(local, UUID(here["network"]["id"]), "process", config)
+        assert agent.adapter == "process"
+    target.drop()
+
+
+@pytest.mark.parametrize(
+    "config", ["[]", "null", "{", "[" * 100_000, '{"network": "Orchestrator"}', '{"readable": ""}']
+)
+def test_what_nobody_can_tell_of_a_process_counts_as_opening(config: str) -> None:
+    changes = Changes()
+    columns = ["id", "name", "adapter", "adapter_config", "unsandboxed"]
+    assert changes.apply("agents", columns, [["1", "ann", "process", config, "f"]]) == [["1", "ann", None, "{}", "f"]]
+    assert (changes.without_adapter, changes.unsandboxed) == (["ann"], [])
+
+
+@pytest.mark.parametrize("word", ["t", "true", "yes", "1", " ON "])
+def test_in_whatever_word_a_file_says_it_nobody_arrives_outside_of_the_sandbox(word: str) -> None:
+    changes = Changes()
+    assert changes.apply("agents", ["id", "name", "unsandboxed"], [["1", "ann", word]]) == [["1", "ann", "f"]]
+    assert changes.unsandboxed == ["ann"]
 
 
 # — the audit chains —
