@@ -146,7 +146,7 @@ async def killed_restore(scene: Scene, number: int, moment: str) -> list[str]:
     if not new and (lost := set(had_keys) - set(scene.place.files())):
         wrong.append(f"keys are gone: {lost}")
     again = await asyncio.to_thread(scene.run)
-    refused = again.status != 0 and again.json["error"]["code"] == "instance_there"
+    refused = again.status != 0 and again.json["error"]["code"] == "restored_already"
     if again.status != 0 and not (new and refused):
         wrong.append(f"given again, it ended {again}")
     if not scene.restored():
@@ -181,10 +181,6 @@ async def killed_export(scene: Scene, number: int, moment: str) -> list[str]:
         wrong.append(f"given again, it ended {again}")
     if not file.exists() or not (await verify_here(scene.place.settings(), file, None, silent)).would_restore:
         wrong.append("given again, it did not make one")
-    if refused:
-        # What the killed one has left beside it goes with the next one that is made there.
-        scene.words = (*scene.words[:-1], f"{file}.other")
-        wrong += [] if (await asyncio.to_thread(scene.run)).status == 0 else ["another one cannot be made"]
     wrong += await works(scene)
     return [f"{where}: {what}" for what in wrong]
 

@@ -100,9 +100,10 @@ class Backups:
         target = Target(path.name, str(path.parent), made_by=who)
 
         def make(export: Export) -> Manifest:
-            if path.exists():
-                raise taken(path)
             with fresh(path.parent, path.name) as new:
+                # After what a killed maker of it has left was taken away.
+                if path.exists():
+                    raise taken(path)
                 return export.run(new.file, target, lambda: new.named(path))
 
         manifest = await self._make(make, passphrase, who, say, target, workspaces=workspaces)
