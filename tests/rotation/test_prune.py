@@ -207,7 +207,9 @@ async def test_a_backup_whose_maker_was_killed_keeps_no_key(place: Place) -> Non
         old = await rotated(app, place)
         await backup(app, "killed.cab", "running")
         assert (await app.pruner.prune(None, "tester")).destroyed == [old]
-        assert place.sql("SELECT state, problem FROM backups") == [{"state": "failed", "problem": "its maker was killed"}]
+        assert place.sql("SELECT state, problem FROM backups") == [
+            {"state": "failed", "problem": "its maker was killed"}
+        ]
 
 
 # — a key that got out —

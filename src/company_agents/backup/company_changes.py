@@ -108,8 +108,9 @@ class Changes:
         return True
 
     def schedule(self, row: Record) -> bool:
-        if row.get("enabled") == "t" and not self.enable_schedules:
-            self.schedules_paused += 1
+        if not self.enable_schedules:
+            # Whatever its text is: there are more words for yes than the one that Postgres writes.
+            self.schedules_paused += row.get("enabled") != "f"
             row["enabled"], row["next_at"] = "f", None
         return True
 

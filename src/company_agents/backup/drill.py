@@ -94,7 +94,7 @@ class Drill:
     async def _chosen(self, backup: UUID | None) -> UUID:
         if backup is not None:
             return (await self.backups.get(backup)).id
-        rows = [row for row in await self.backups.current() if row.state == "whole"]
+        rows = [row for row in await self.backups.current() if row.state == "whole" and not row.lost]
         here = [row for row in rows if row.place == self.backups.place.address]
         if not here:
             raise NotFound("there is no backup to try", hint="`company-agents backup make` makes one")
