@@ -131,11 +131,11 @@ class Restorer:
                 await source.check_writable(found)
             if not self.options.replace:
                 # Before a database is made.
-                self._check_owner(source, found, None)
+                self._check_owner(source, found, set())
             async with contextlib.AsyncExitStack() as stack:
                 db = await open_database(self.settings, stack, long_lived=False)
                 await self._nobody_there(db)
-                self._check_owner(source, found, await instance_id(db))
+                self._check_owner(source, found, {await instance_id(db), *await _taken_over(db)})
                 safety, events = await self._safety(db, found.ring) if self.options.replace else ("", None)
                 keys = _Keys(source, found, brought, ring, _hinted(opened.manifest, source, found), events)
                 loaded = await self._load(db, file, opened, keys)
@@ -198,13 +198,18 @@ class Restorer:
         if replicas:
             raise orchestrator_runs(replicas[0])
 
-    def _check_owner(self, source: KeySource, found: Found, present: UUID | None) -> None:
+    def _check_owner(self, source: KeySource, found: Found, ours: set[UUID]) -> None:
         """
         Whether this restore may take the key source over: files in this home are this home's, whoever was here before, unless
         an instance is.
         """
         own_files = isinstance(source, FileSource) and source.path.is_relative_to(self.settings.home)
-        if found.owner in (None, present) or self.options.take_over or (own_files and not self.options.replace):
+        if (
+            found.owner is None
+            or found.owner in ours
+            or self.options.take_over
+            or (own_files and not self.options.replace)
+        ):
             return
         raise MayNotStart(
             f"the key source {source.address} belongs to the instance {found.owner}",
@@ -288,6 +293,12 @@ def _hinted(manifest: Manifest, source: KeySource, found: Found) -> Hinted | Non
     if current is None or current.key_id in {key.key_id for key in manifest.keys}:
         return None
     return Hinted(current.key_id, source.address)
+
+
+async def _taken_over(db: Database) -> list[UUID]:
+    """In whose name the key source may still be after a restore: who restored may have been killed before it was claimed."""
+    async with db.instance_transaction() as tx:
+        return [row["id"] for row in await tx.all("restore_source_owners")]
 
 
 async def _add_keys(keys: _Keys, manifest: Manifest | None) -> None:
