@@ -31,7 +31,7 @@ test: venv ## run all tests
 
 # Every kind of key source, and each moment: an hour and more.
 test-faults: venv ## kill every command that changes keys before and after each of its effects
-	@exec timeout 4h $(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults tests/model $(ARGS)
+	@exec timeout 4h $(BIN)/python -m pytest -n $(WORKERS) --dist load -m faults tests/faults tests/model tests/backup $(ARGS)
 
 lint: venv ## check style and types
 	@$(BIN)/python -m ruff check $(PLACES)

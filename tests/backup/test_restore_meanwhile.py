@@ -73,7 +73,7 @@ async def test_a_start_that_waited_for_a_restore_does_not_go_on_as_who_was_there
         connection.execute("UPDATE instance SET id = gen_random_uuid()")
     error = await starting
     assert isinstance(error, Busy)
-    assert "restored from a backup" in error.sentence
+    assert "restored just now" in error.sentence
 
 
 async def opened(place: Place) -> None:

@@ -68,8 +68,7 @@ async def initialize(db: Database, source: KeySource, instance: UUID, *, adopt: 
                 code="key_missing",
             )
         row = await tx.one("instance_has_rows")
-        lost = (await tx.one("restored_without_secrets")) is not None
-        if not registered and not lost and row is not None and row["found"]:
+        if not registered and row is not None and row["found"]:
             raise MayNotStart(
                 "the database has rows, and no master key is registered for them",
                 hint="restore the database and the key of one time",

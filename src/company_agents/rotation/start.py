@@ -40,9 +40,7 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
             # Whoever waited for a restore to end has another instance before it than it was started for.
             present = await tx.one("instance_get")
             if present is not None and present["id"] != instance:
-                raise Busy(
-                    "the instance was restored from a backup just now", hint="start again", code="instance_restored"
-                )
+                raise Busy("the instance was restored just now", hint="start again", code="instance_restored")
             registered = await tx.all("master_keys_list")
             found = await source.read()
             formers = [row["id"] for row in await tx.all("restore_source_owners")]
@@ -68,15 +66,15 @@ async def unlock(db: Database, source: KeySource, instance: UUID, *, gone: str |
 
 
 async def _first(tx: Tx, source: KeySource, found: Found, instance: UUID, formers: Collection[UUID]) -> Found:
-    restored = (await tx.one("restored_without_secrets")) is not None
-    row = None if restored else await tx.one("instance_has_rows")
-    if row is not None and row["found"]:
+    row = await tx.one("instance_has_rows")
+    assert row is not None
+    if row["found"]:
         raise MayNotStart(
             "the database has rows, and no master key is registered for them",
             hint="restore the database and the key of one time",
             code="key_missing",
         )
-    if len(found.keys) > 1 and not restored:
+    if len(found.keys) > 1 and not row["restored"]:
         raise MayNotStart(
             "the key source holds several keys, and the database is empty",
             hint="point MASTER_KEY_PATH elsewhere, or restore the database that these keys belong to",

@@ -21,7 +21,9 @@ SELECT rolname FROM pg_roles WHERE rolname IN ('company_agents_migrate', 'compan
 SELECT id, created_at FROM instance;
 
 -- name: instance_has_rows
-SELECT EXISTS (SELECT FROM secrets) OR EXISTS (SELECT FROM companies) AS found;
+-- Which no new key would open. After a restore without secrets there is nothing that one has to open.
+SELECT r.restored, NOT r.restored AND (EXISTS (SELECT FROM secrets) OR EXISTS (SELECT FROM companies)) AS found
+FROM (SELECT EXISTS (SELECT FROM former_instances WHERE without_secrets) AS restored) r;
 
 -- name: secrets_all
 SELECT id, company_id, name, value, nonce, key_id FROM secrets ORDER BY id;

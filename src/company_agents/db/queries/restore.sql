@@ -220,7 +220,3 @@ ORDER BY restored_at, id;
 
 -- name: restore_recorded
 UPDATE former_instances SET recorded = true WHERE id = %(id)s;
-
--- name: restored_without_secrets
--- The last restore brought no secrets, and no key is registered since.
-SELECT id FROM former_instances WHERE without_secrets LIMIT 1;
