@@ -195,6 +195,6 @@ async def test_a_backup_whose_maker_was_killed_blocks_nothing_and_leaves_nothing
         await rotate(app)
         copy.sql("UPDATE master_keys SET ends_at = now() WHERE state = 'archived'")
         assert (await app.pruner.prune(None, "tester")).destroyed == [then]
-        await exported(app, folder / "next.backup")
-        assert [file.name for file in folder.iterdir()] == ["next.backup"]
-        assert (await app.backups.verify_file(folder / "next.backup")).would_restore
+        await exported(app, folder / "killed.backup")
+        assert [file.name for file in folder.iterdir()] == ["killed.backup"]
+        assert (await app.backups.verify_file(folder / "killed.backup")).would_restore
