@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,10 +49,15 @@ async def test_files_of_runs_come_along_where_they_are_asked_for(
     (new.home / "secrets").mkdir(mode=0o700)
     (new.home / "secrets" / "master.key").write_bytes((copy.home / "secrets" / "master.key").read_bytes())
     (new.home / "secrets" / "master.key").chmod(0o600)
-    await restored(new, tmp_path / "with")
+    done = await restored(new, tmp_path / "with")
+    if not hasattr(tarfile, "data_filter"):
+        assert any("cannot unpack them safely" in note for note in done.notes)
+        return
     [folder] = (new.home / "data").glob("workspaces-*")
     found = folder / RUN
     names = {str(path.relative_to(original)) for path in original.rglob("*")} - {"pipe"}
+    # Root reads it.
+    names -= {"unreadable"} if os.geteuid() else set()
     assert {str(path.relative_to(found)) for path in found.rglob("*")} == names
     for name in names:
         if (original / name).is_file():

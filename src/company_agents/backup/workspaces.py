@@ -120,6 +120,9 @@ def extract_workspaces(file: BinaryIO, opened: Opened, folder: Path) -> None:
 
 
 def _extract(content: Iterator[bytes], folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        # Python 3.11.0 to 3.11.3 has no way to do it safely (PEP 706).
+        raise Failed("this Python cannot unpack them safely", hint="Python 3.11.4 or later can", code="python_too_old")
     folder.mkdir(mode=0o700)
     stream = io.BufferedReader(cast(io.RawIOBase, _From(content)))
     try:
