@@ -1,7 +1,8 @@
 """
 Restoring an instance: what is checked before anything is changed, and the order of the changes.
 
-    1. the archive is read whole; its keys, its signature and the key source are looked at     nothing is changed
+    1. its manifest, keys and signature and the key source are looked at; where a database is
+       to be made or replaced, the archive is read whole first                                 nothing is changed
     2. what is there is backed up, where it is to be replaced                                  a file more
     3. all tables in one transaction; before its commit, the keys of its ring go to the source  keys more, by their ids
     4. the commit                                                                              the restored instance

@@ -79,9 +79,6 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attident
 -- One more than there were, or as many as there are today.
 SELECT setval('master_key_seals', greatest(%(seals)s::bigint, %(today)s::bigint));
 
--- name: restore_server
-SELECT server FROM instance;
-
 -- name: restore_identity
 -- A new name: what was signed, sent and claimed in the old one stays apart from what comes now.
 INSERT INTO former_instances (id, backup_id, taken_at, without_secrets)
@@ -147,9 +144,6 @@ SELECT %(key_id)s, 'active', %(source)s, now(), false, %(seals)s;
 
 -- name: restore_knows_key
 SELECT EXISTS (SELECT FROM master_keys WHERE key_id = %(key_id)s) AS found;
-
--- name: restore_audit_heads_free
-ALTER TABLE audit_events NO FORCE ROW LEVEL SECURITY;
 
 -- name: restore_audit_events
 SELECT count(*) AS count FROM audit_events;
