@@ -26,6 +26,7 @@ from company_agents.identity.principal import Caller
 from company_agents.sensitive import Sensitive
 from tests.api.world import settle
 from tests.conftest import LOCAL
+from tests.promises.evidence import connect_past, sql
 
 PASSWORD = "correct horse battery staple"
 
@@ -63,6 +64,15 @@ async def settled(app: App) -> AsyncIterator[None]:
     """No test begins while a rotation runs, or on a sealed instance."""
     yield
     await settle(app)
+
+
+@pytest.fixture(scope="module")
+async def nothing_spoiled(app: App) -> None:
+    """Every secret opens: tests of other files leave rows that were altered on purpose."""
+    ids = [bad.id for bad in (await app.keys.verify()).bad]
+    async with await connect_past(app, "postgres") as past:
+        await sql(past, "DELETE FROM credential_versions WHERE secret_id = ANY (%(ids)s)", ids=ids)
+        await sql(past, "DELETE FROM secrets WHERE id = ANY (%(ids)s)", ids=ids)
 
 
 Ask = Callable[..., Awaitable[httpx2.Response]]

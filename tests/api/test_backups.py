@@ -18,7 +18,7 @@ from tests.api.world import some_backup
 
 
 @pytest.fixture(autouse=True)
-async def none_left(app: App) -> AsyncIterator[None]:
+async def none_left(app: App, nothing_spoiled: None) -> AsyncIterator[None]:
     """Nothing of a test keeps a key, or needs attention, in another."""
     await _forget_all(app)
     yield

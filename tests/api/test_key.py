@@ -13,17 +13,11 @@ from company_agents.identity.permissions import Role
 from company_agents.rotation.fence import Fence
 from tests.api.conftest import Ask, People, Person
 from tests.api.world import settle
-from tests.promises.evidence import connect_past, sql
 
 
 @pytest.fixture(scope="module", autouse=True)
-async def whole(app: App) -> None:
-    """Other tests of this process leave rows that were altered on purpose, and a rotation does not begin beside them."""
-    ids = [bad.id for bad in (await app.keys.verify()).bad]
-    async with await connect_past(app, "postgres") as past:
-        await sql(past, "DELETE FROM credential_versions WHERE secret_id = ANY (%(ids)s)", ids=ids)
-        await sql(past, "DELETE FROM secrets WHERE id = ANY (%(ids)s)", ids=ids)
-    # What was left unfinished because of them.
+async def whole(app: App, nothing_spoiled: None) -> None:
+    """A rotation does not begin beside what does not open, and one that was left unfinished because of it is finished."""
     await app.rotator.rotate(finish=True, compromised=False, who="tester", say=lambda step, done, total: None)
 
 

@@ -5,6 +5,7 @@ The dashboard of the shared instance, served to a real browser, and a provider f
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -143,10 +144,10 @@ def own(both: tuple[App, App]) -> App:
     return both[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def olga(own: App) -> Person:
-    """An owner of that instance."""
-    return await owner(own, "olga")
+    """An owner of that instance, of each file its own: where everybody signs in anew, the tests of another file do not."""
+    return await owner(own, f"olga {uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,19 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 async def url(own: App) -> AsyncIterator[str]:
-    """Where the pages of the instance are that has backups; it has none afterwards."""
+    """Where the pages of the instance are that has backups; it has none before and afterwards."""
+    await _none(own)
     async with served(dashboard_app(own)) as found:
         yield found
     await own.backup_work.ended()
-    own.backup_work.last = None
-    for row in await own.backups.rows():
-        await own.backups.forget(row.id, "local:tester")
+    await _none(own)
     shutil.rmtree(_folder(own), ignore_errors=True)
+
+
+async def _none(own: App) -> None:
+    own.backup_work.last = None
+    for row in await own.backups.current():
+        await own.backups.forget(row.id, "local:tester")
 
 
 def _folder(own: App) -> Path:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from company_agents import __version__
 from company_agents.audit.lines import Sign, head_line
 from company_agents.backup.archive import HEADS, RING, ArchiveWriter
-from company_agents.backup.manifest import FORMAT, INSTANCE, KeyNeed, Manifest, Schema
+from company_agents.backup.manifest import DESTROYED, FORMAT, INSTANCE, UNKNOWN, KeyNeed, Manifest, Schema
 from company_agents.backup.ring import wrap
 from company_agents.backup.signature import sign
 from company_agents.backup.tables import LEFT_OUT
@@ -119,7 +119,7 @@ class Export:
     def write(self, session: CopySession, file: BinaryIO) -> Manifest:
         """The archive itself, of what the session sees."""
         taken_at = datetime.now(UTC)
-        keys = self._keys(session)
+        keys = keys_of(session, taken_at)
         archive = ArchiveWriter(file)
         ring = self._add_ring(archive, keys)
         if self.heads is not None:
@@ -160,12 +160,6 @@ class Export:
         if self.stop.is_set():
             raise Stopped("the backup was stopped", hint="nothing is left of it")
 
-    def _keys(self, session: CopySession) -> tuple[KeyNeed, ...]:
-        rows = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
-        states = [row for row in session.all("master_keys_list") if row["state"] != "destroyed"]
-        facts = ("key_id", "state", "created_at", "activated_at", "archived_at")
-        return tuple(KeyNeed(**{name: row[name] for name in facts}, rows=rows.get(row["key_id"], 0)) for row in states)
-
     def _add_ring(self, archive: ArchiveWriter, keys: tuple[KeyNeed, ...]) -> tuple[str, ...]:
         if self.passphrase is None:
             return ()
@@ -189,6 +183,18 @@ class Export:
             for row in session.all("backup_heads")
         )
         return "".join(lines).encode()
+
+
+def keys_of(session: CopySession, now: datetime) -> tuple[KeyNeed, ...]:
+    """The keys that there are, and those that are not but that a damaged row names."""
+    rows = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
+    facts = ("key_id", "state", "created_at", "activated_at", "archived_at")
+    found = [
+        KeyNeed(**{name: row[name] for name in facts}, rows=rows.pop(row["key_id"], 0))
+        for row in session.all("master_keys_list")
+        if row["state"] != DESTROYED or row["key_id"] in rows
+    ]
+    return (*found, *(KeyNeed(key_id, UNKNOWN, count, now) for key_id, count in rows.items()))
 
 
 def schema_of(session: CopySession) -> Schema:

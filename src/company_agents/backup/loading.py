@@ -12,7 +12,7 @@ from typing import BinaryIO
 from uuid import UUID
 
 from company_agents.backup.archive import ArchiveReader, Opened
-from company_agents.backup.export import Progress, Stopped
+from company_agents.backup.export import Progress, Stopped, keys_of
 from company_agents.backup.manifest import Manifest, broken
 from company_agents.backup.schema import steps_of
 from company_agents.backup.tables import LEFT_OUT
@@ -198,11 +198,8 @@ class Loading:
 
     def _check_keys(self, session: CopySession) -> None:
         """What was said of keys was said before anything was changed: it has to be true."""
-        rows = {row["key_id"]: row["rows"] for row in session.all("secrets_by_key")}
-        there = [row for row in session.all("master_keys_list") if row["state"] != "destroyed"]
-        found = {(row["key_id"], row["state"], rows.pop(row["key_id"], 0)) for row in there}
-        said = {(key.key_id, key.state, key.rows) for key in self.manifest.keys}
-        if rows or found != said:
+        found, said = keys_of(session, self.manifest.taken_at), self.manifest.keys
+        if {(key.key_id, key.state, key.rows) for key in found} != {(key.key_id, key.state, key.rows) for key in said}:
             raise broken("its keys are not those that its manifest names")
 
     def _tables(self, session: CopySession) -> dict[str, Table]:

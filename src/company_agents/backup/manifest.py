@@ -19,6 +19,8 @@ FORMAT = 1
 INSTANCE, COMPANY = "instance", "company"
 # Staged ones too: between a backup and its restore one may have become active.
 NEEDED_STATES = ("active", "retiring", "staged")
+# Of a key that no longer was when the backup was taken: a row that names one did not open then either.
+DESTROYED, UNKNOWN = "destroyed", "unknown"
 TABLES = "tables/"
 # No count here comes near to it, and Postgres takes it.
 _MOST = 2**62
@@ -61,7 +63,12 @@ class KeyNeed:
     @property
     def needed(self) -> bool:
         """Whether the backup cannot be used without it."""
-        return self.rows > 0 or self.state in NEEDED_STATES
+        return self.known and (self.rows > 0 or self.state in NEEDED_STATES)
+
+    @property
+    def known(self) -> bool:
+        """Whether the instance had it when the backup was taken."""
+        return self.state not in (DESTROYED, UNKNOWN)
 
     @property
     def when(self) -> str:

@@ -246,7 +246,7 @@ class Restorer:
         def add_keys() -> None:
             asyncio.run_coroutine_threadsafe(_add_keys(keys, None if without else opened.manifest), loop).result()
 
-        gone = tuple(key.key_id for key in opened.manifest.keys if key.key_id not in keys.ring)
+        gone = tuple(key.key_id for key in opened.manifest.keys if key.known and key.key_id not in keys.ring)
         loading = Loading(
             login=db.logins.migrate,
             opened=opened,

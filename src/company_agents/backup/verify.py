@@ -103,10 +103,11 @@ class Verifying:
             KeyFound(key.key_id, key.state, key.rows, key.when, key.key_id in ring)
             for key in opened.manifest.needed_keys
         ]
+        lost = {key.key_id for key in opened.manifest.keys if not key.known}
         found: Counter[str] = Counter()
         for rows in self._rows(file, opened):
             found.update(row[5] for row in rows)
-            known = [row for row in rows if row[5] in ring]
+            known = [row for row in rows if row[5] in ring or row[5] in lost]
             verdict.not_opened += len(rows) - len(known)
             bad = check_rows(known, ring)
             verdict.opened += len(known) - len(bad)
@@ -218,9 +219,7 @@ def joined(*rings: KeyRing) -> KeyRing:
 
 def required(manifest: Manifest, ring: KeyRing) -> list[KeyNeed]:
     """The keys that a restore needs and a ring has not. A staged one may be lost: nothing is sealed under it."""
-    return [
-        key for key in manifest.keys if (key.rows or key.state in ("active", "retiring")) and key.key_id not in ring
-    ]
+    return [key for key in manifest.needed_keys if (key.rows or key.state != "staged") and key.key_id not in ring]
 
 
 def facts(opened: Opened) -> Verdict:
@@ -251,8 +250,10 @@ def _conclude(verdict: Verdict, manifest: Manifest, ring: KeyRing) -> None:
         if manifest.ring:
             verdict.hint = "its key ring has it: give its passphrase, with --passphrase-stdin"
     elif verdict.bad:
-        verdict.because = f"{len(verdict.bad)} or more secrets do not open; the first is {verdict.bad[0].name}"
-        verdict.hint = "use another backup, or restore it without its secrets"
+        verdict.because = (
+            f"some of its secrets do not open, and did not when it was taken: {verdict.bad[0].name} is one"
+        )
+        verdict.hint = "replace them where they are in use, and make a new one; a restore brings back everything else"
     elif verdict.signed != "right":
         verdict.because = "nothing shows who made it: it is not signed"
         verdict.hint = "use another backup; `backup restore --unsigned` takes it all the same"
