@@ -5,7 +5,8 @@ What the first member of an archive says: of what it is, which keys open it, and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
@@ -21,9 +22,15 @@ INSTANCE, COMPANY = "instance", "company"
 NEEDED_STATES = ("active", "retiring", "staged")
 # Of a key that no longer was when the backup was taken: a row that names one did not open then either.
 DESTROYED, UNKNOWN = "destroyed", "unknown"
+KNOWN_STATES = ("staged", "active", "retiring", "archived", "destroying")
 TABLES = "tables/"
-# No count here comes near to it, and Postgres takes it.
+# No count or sum here comes near to it, and Postgres takes it.
 _MOST = 2**62
+# A row of Postgres has no more columns; of keys, members and what a text has, the front holds fewer.
+_MOST_COLUMNS, _MOST_NAMED, _LONGEST = 1600, 10_000, 1000
+# Python holds each of these in every zone: a clock that is wrong is not to make a table that nobody can read.
+_YEARS = range(1970, 9999)
+_KEY_ID = re.compile("[0-9a-f]{16}")
 # What this program does not know, it does not pass over: a later format has another number.
 _EXACTLY = ConfigDict(extra="forbid")
 
@@ -176,18 +183,45 @@ def read_manifest(text: bytes) -> Manifest:
 
 def _agrees(manifest: Manifest) -> bool:
     names = [member.name for member in manifest.members]
-    counts = [manifest.schema.step, *manifest.sequences.values(), *(key.rows for key in manifest.keys)]
-    counts += [count for member in manifest.members for count in (member.rows, member.bytes)]
+    keys = [key.key_id for key in manifest.keys]
+    rows = [member.rows for member in manifest.members]
+    sizes = [member.bytes for member in manifest.members]
+    sealed = [key.rows for key in manifest.keys]
+    counts = [manifest.schema.step, *manifest.sequences.values(), *rows, *sizes, *sealed]
     return (
-        len(set(names)) == len(names)
+        max(len(names), len(keys), len(manifest.ring), len(manifest.sequences)) <= _MOST_NAMED
+        and len(set(names)) == len(names)
+        and len(set(keys)) == len(keys)
         and all(0 <= count <= _MOST for count in counts)
+        and max(map(sum, (rows, sizes, sealed))) <= _MOST
         and all(map(_possible, manifest.members))
+        and all(map(_possible_key, manifest.keys))
+        and all(map(_KEY_ID.fullmatch, manifest.ring))
+        and _texts((manifest.product, manifest.company_name, manifest.schema.checksum, *manifest.sequences))
+        and _times((manifest.taken_at,))
     )
 
 
 def _possible(member: Member) -> bool:
-    columns = len(set(member.columns)) == len(member.columns)
+    if len(member.columns) > _MOST_COLUMNS or len(set(member.columns)) != len(member.columns):
+        return False
     if member.name.startswith(TABLES) and not member.columns:
         return False
     # No piece is empty, but for the one of an empty member.
-    return columns and 1 <= member.pieces <= max(1, member.bytes)
+    pieces = 1 <= member.pieces <= max(1, member.bytes)
+    return pieces and _texts((member.name, member.sha256, *member.columns))
+
+
+def _possible_key(key: KeyNeed) -> bool:
+    # A damaged row may name anything as its key, and that is said as it is.
+    known = key.state in (*KNOWN_STATES, DESTROYED) and _KEY_ID.fullmatch(key.key_id) is not None
+    times = (key.created_at, key.activated_at, key.archived_at)
+    return (known or (key.state == UNKNOWN and _texts((key.key_id,)))) and _times(times)
+
+
+def _texts(texts: Iterable[str]) -> bool:
+    return all(len(text) <= _LONGEST and "\0" not in text for text in texts)
+
+
+def _times(times: Iterable[datetime | None]) -> bool:
+    return all(at is None or (at.tzinfo is not None and at.year in _YEARS) for at in times)
