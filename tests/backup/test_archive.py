@@ -4,12 +4,16 @@ The writer and the reader of archives against each other, and a row of COPY agai
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -19,8 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from company_agents.backup.archive import FRONT, PIECE, ArchiveReader, ArchiveWriter, open_archive
+from company_agents.backup.files import fresh
 from company_agents.backup.manifest import FORMAT, INSTANCE, Broken, Manifest, Member, Schema
 from company_agents.db.copying import fields
+from company_agents.errors import Failed
 from tests.cli.postgres import OwnPostgres
 
 # Bytes as COPY writes them: a row has its break at its end, and no other.
@@ -161,6 +167,76 @@ def test_stock_libraries_see_the_manifest_first_and_plain_files(descriptor: int)
         infos = tar.getmembers()
     assert [info.name for info in infos] == ["manifest.json", "manifest.mac", "heads.jsonl", "tables/a/00000001"]
     assert all(info.isreg() and info.mode == 0o600 for info in infos)
+
+
+# — the file that it is written into —
+
+
+def before_it_is_held(monkeypatch: pytest.MonkeyPatch, come: Callable[[], None], often: int = 1) -> None:
+    """Somebody comes in between the moment that a maker has its file, and the one that it holds it."""
+    real, left = fcntl.flock, [come] * often
+
+    def flock(file: Any, operation: int) -> None:
+        if left and (operation & fcntl.LOCK_EX):
+            # Whoever comes holds files too.
+            come = left.pop()
+            rest = left[:]
+            left.clear()
+            come()
+            left.extend(rest)
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def another(folder: Path) -> None:
+    """Another maker of the same name, from its beginning to its end."""
+    with fresh(folder):
+        pass
+
+
+def test_a_file_outlives_another_maker_who_comes_before_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_it_is_held(monkeypatch, lambda: another(tmp_path), often=3)
+    with fresh(tmp_path) as new:
+        new.file.write(b"whole")
+        another(tmp_path)
+        new.named(tmp_path / "monday")
+    assert [path.name for path in tmp_path.iterdir()] == ["monday"]
+    assert (tmp_path / "monday").read_bytes() == b"whole"
+
+
+def test_a_file_that_another_maker_is_just_taking_away_is_not_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            [part] = tmp_path.iterdir()
+            held = stack.enter_context(part.open("rb"))
+            fcntl.flock(held, fcntl.LOCK_EX)
+            stack.callback(part.unlink, missing_ok=True)
+
+        before_it_is_held(monkeypatch, take)
+        with fresh(tmp_path) as new:
+            new.file.write(b"whole")
+            stack.close()
+            new.named(tmp_path / "monday")
+    assert [path.name for path in tmp_path.iterdir()] == ["monday"]
+
+
+def test_whoever_takes_every_file_away_is_told_of_and_keeps_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take() -> None:
+        for part in tmp_path.iterdir():
+            part.unlink()
+
+    before_it_is_held(monkeypatch, take, often=1000)
+    with pytest.raises(Failed, match="takes away"), fresh(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 # — a row of COPY —

@@ -21,6 +21,8 @@ from company_agents.errors import CompanyAgentsError, Conflict, Failed
 # What is being written, beside what it will be. Its maker holds a lock on it.
 _PART = ".part-"
 _RANDOM = 6
+# Somebody else may take a part away before its maker holds it; so often in a row, somebody does it on purpose.
+_ATTEMPTS = 100
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,16 +62,40 @@ def fresh(folder: Path, name: str = "new") -> Iterator[Fresh]:
     """
     with explained(folder):
         _remove_parts(folder, name)
-        part = folder / f".{name}{_PART}{secrets.token_hex(_RANDOM)}"
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        part, descriptor = _held_part(folder, name)
         try:
             with open(descriptor, "w+b") as file:
-                with contextlib.suppress(OSError):
-                    # Not every file system has locks.
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield Fresh(file, part)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _held_part(folder: Path, name: str) -> tuple[Path, int]:
+    """A new part that is ours: held, and there. Another maker of this name takes those away that nobody holds."""
+    for _ in range(_ATTEMPTS):
+        part = folder / f".{name}{_PART}{secrets.token_hex(_RANDOM)}"
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if _locked(descriptor) and part.exists():
+                return part, descriptor
+        except BaseException:
+            part.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        part.unlink(missing_ok=True)
+        os.close(descriptor)
+    raise Failed(f"{folder} cannot be used: somebody takes away what is written there", hint="see who, then try again")
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether nobody else holds it. Not every file system has locks: there nobody takes anything away either."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
