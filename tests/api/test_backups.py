@@ -54,13 +54,28 @@ async def test_a_backup_is_made_and_its_end_is_told(app: App, ask: Ask, owner: P
 
 
 async def test_what_a_verification_finds_is_told_and_needs_attention(app: App, ask: Ask, owner: Person) -> None:
-    missing = await some_backup(app)
-    assert (await ask(owner.token, "POST", f"/v1/backups/{missing}/verify")).status_code == 202
+    made = await app.backups.make("local:tester")
+    file = Path(made.place.removeprefix("file://")) / made.file
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + b"?" + content[len(content) // 2 + 1 :])
+    assert (await ask(owner.token, "POST", f"/v1/backups/{made.id}/verify")).status_code == 202
     await app.backup_work.ended()
     found = (await ask(owner.token, "GET", "/v1/backups")).json()
     assert (found["last"]["ok"], found["last"]["code"]) == (False, "backup_broken")
     assert [concern["kind"] for concern in found["concerns"]] == ["verify"]
     assert found["items"][0]["verify_problem"] == found["last"]["detail"]
+
+
+async def test_one_that_cannot_be_looked_at_is_not_said_to_be_bad(app: App, ask: Ask, owner: Person) -> None:
+    missing = await some_backup(app)
+    assert (await ask(owner.token, "POST", f"/v1/backups/{missing}/verify")).status_code == 202
+    await app.backup_work.ended()
+    found = (await ask(owner.token, "GET", "/v1/backups")).json()
+    assert (found["last"]["ok"], found["last"]["code"]) == (False, "not_found")
+    assert found["concerns"] == [] and (found["items"][0]["verified_at"], found["items"][0]["verify_problem"]) == (
+        None,
+        "",
+    )
 
 
 async def test_one_is_made_at_a_time(app: App, ask: Ask, owner: Person) -> None:

@@ -32,5 +32,6 @@ def row(when: datetime, **given: Any) -> BackupRow:
         made_by="schedule",
         created_at=when,
         finished_at=when,
+        verified_at=when,
     )
     return replace(made, **given)

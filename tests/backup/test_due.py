@@ -104,6 +104,23 @@ def test_one_that_failed_is_tried_again_after_15_minutes_and_then_every_hour() -
     assert not due("2026-03-02 06:00", yesterday, first, second, row(at("2026-03-02 05:33")))
 
 
+def test_of_those_that_were_made_and_are_bad_the_third_waits_for_a_day() -> None:
+    good = row(at("2026-03-01 03:18"))
+    bad = [row(at(f"2026-03-02 {time}"), verify_problem="a secret does not open") for time in ("03:18", "03:33")]
+    assert due("2026-03-02 03:33", good, bad[0])
+    assert not due("2026-03-03 03:32", good, *bad)
+    assert due("2026-03-03 03:33", good, *bad)
+    # Where the last one failed of something else, that may be over soon.
+    assert due("2026-03-02 05:33", good, *bad, failed("2026-03-02 04:33"))
+
+
+def test_one_that_nobody_has_proved_is_none_yet() -> None:
+    unproved = row(at("2026-03-02 03:18"), verified_at=None)
+    assert due("2026-03-02 10:00", row(at("2026-03-01 03:18")), unproved)
+    assert not due("2026-03-02 10:00", row(at("2026-03-01 03:18")), replace(unproved, verified_at=NOW))
+    assert due("2026-03-02 10:00", row(at("2026-03-02 03:18"), missing_at=NOW))
+
+
 def test_where_the_key_of_the_last_ones_was_destroyed_the_next_is_due_at_once() -> None:
     lost = [row(at(f"2026-03-0{day} 03:18"), lost_keys=("0" * 16,)) for day in (1, 2)]
     assert due("2026-03-02 03:19", *lost, secrets=True)
@@ -167,6 +184,13 @@ def test_a_drill_is_due_in_the_first_night_and_then_every_month_in_a_night() -> 
     assert not drill_due(at("2026-04-01 03:29"), [drilled], quiet=QUIET)
     assert drill_due(at("2026-04-01 03:30"), [drilled], quiet=QUIET)
     assert not drill_due(at("2026-04-01 12:00"), [drilled], quiet=QUIET)
+
+
+def test_the_next_drill_is_a_month_after_the_last_also_where_what_was_tried_is_gone() -> None:
+    drilled = row(at("2026-03-02 03:18"), drilled_at=at("2026-03-02 03:30"), state="gone")
+    newer = row(at("2026-03-20 03:18"))
+    assert not drill_due(at("2026-03-21 03:30"), [drilled, newer], quiet=QUIET)
+    assert drill_due(at("2026-04-01 03:30"), [drilled, newer], quiet=QUIET)
 
 
 def test_a_machine_that_is_off_at_night_has_its_drill_by_day_and_without_a_backup_there_is_none() -> None:
@@ -247,6 +271,27 @@ def test_of_a_backup_that_has_its_keys_and_of_one_that_is_another_instance_s_no_
     assert kinds(GOOD, replace(lost, with_ring=True)) == []
     assert kinds(GOOD, replace(lost, made_by="found there")) == []
     assert replace(lost, with_ring=True).good and not replace(lost, made_by="found there").good
+
+
+def test_what_somebody_has_put_there_does_not_say_that_all_is_well() -> None:
+    lost = row(at("2026-03-01 03:18"), lost_keys=("0123456789abcdef",))
+    found = row(at("2026-03-02 03:18"), made_by="found there", scheduled=False, verified_at=None)
+    assert "key" in kinds(lost, found)
+    assert "key" not in kinds(lost, replace(found, verified_at=NOW))
+
+
+def test_that_the_last_backup_is_not_there_any_more_is_said() -> None:
+    gone = row(at("2026-03-02 03:18"), missing_at=NOW)
+    assert kinds(gone) == ["never", "missing"]
+    assert kinds(replace(gone, created_at=at("2026-03-01 03:18")), GOOD) == []
+    assert kinds(replace(gone, scheduled=False), GOOD) == []
+    [_, concern] = health([gone, row(at("2026-03-01 03:18"), missing_at=NOW)], NOW, True, MADE)
+    assert concern.sentence == f"the backup {gone.name} (and 1 more) is not where it was made"
+
+
+def test_that_a_drill_failed_is_said_also_when_what_was_tried_is_gone() -> None:
+    bad = row(at("2026-02-01 03:18"), drilled_at=at("2026-02-01 03:30"), drill_problem="x", state="gone")
+    assert kinds(GOOD, bad) == ["drill"]
 
 
 def test_only_the_last_drill_counts() -> None:

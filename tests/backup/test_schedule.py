@@ -5,6 +5,7 @@ The schedule at work: a real database, a real folder, a clock of its own.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from company_agents.backup import schedule as module
 from company_agents.backup.places import FolderPlace
 from company_agents.backup.rows import BackupRow
 from company_agents.backup.schedule import WHO, BackupSchedule
-from company_agents.errors import Busy, Conflict, Failed, Sealed
+from company_agents.errors import Busy, Conflict, Failed, Sealed, Unavailable
 from company_agents.outbox.events import message
 from tests.backup.made import row
 from tests.conftest import Tenant
@@ -47,7 +48,8 @@ class World:
         self.source = folder.with_name("made")
         self.ahead = timedelta()
         self.makes: list[str] = []
-        self.drills = 0
+        self.verifies: list[UUID] = []
+        self.drills = self.compares = 0
         self.sealed = False
         self.error: Exception | None = None
         self.begun, self.may_end = asyncio.Event(), asyncio.Event()
@@ -66,6 +68,8 @@ class World:
             "since": self.now() - 100 * DAY,
             "sealed": lambda: self.sealed,
             "make": self.make,
+            "verify": self.verify,
+            "compare": self.compare,
             "rows": self.rows,
             "drill": self.drill,
             "scheduled": True,
@@ -73,6 +77,7 @@ class World:
             "daily": 7,
             "weekly": 4,
             "now": self.now,
+            "steady": lambda: time.monotonic() + self.ahead.total_seconds(),
         }
         made = BackupSchedule(**{**wanted, **given})
         made._told = None if tells else self.now()
@@ -85,6 +90,17 @@ class World:
         if self.error is not None:
             raise self.error
         await self.lies_there(self.now())
+
+    async def verify(self, backup: UUID) -> None:
+        self.verifies.append(backup)
+        if self.error is not None:
+            raise self.error
+        await sql(self.past, "UPDATE backups SET verified_at = now() WHERE id = %(id)s", id=backup)
+
+    async def compare(self) -> None:
+        self.compares += 1
+        if self.error is not None:
+            raise self.error
 
     async def fail(self, who: str) -> None:
         """As `make`, where it fails after it was begun."""
@@ -274,6 +290,64 @@ async def test_one_that_only_has_to_wait_has_not_failed(world: World, error: Exc
     assert len(world.makes) == 2
 
 
+async def test_backups_in_which_a_secret_does_not_open_do_not_fill_the_disk(world: World) -> None:
+    good = await world.lies_there(world.now() - 2 * DAY)
+
+    async def make(who: str) -> None:
+        world.makes.append(who)
+        await world.lies_there(world.now(), verify_problem="a secret does not open")
+        raise Failed("the backup was made, and is not good")
+
+    schedule = world.schedule(make=make, daily=3)
+    for hour in range(24 * 12):
+        world.ahead = timedelta(hours=hour)
+        await schedule.look()
+    assert 12 <= len(world.makes) <= 14
+    assert len(world.files()) == 4 and good.name in world.files()
+
+
+async def test_one_that_was_made_and_not_verified_is_verified_before_another_is_made(world: World) -> None:
+    await world.lies_there(world.now() - 2 * DAY)
+    unproved = await world.lies_there(world.now(), verified_at=None)
+    schedule = world.schedule()
+    await schedule.look()
+    await schedule.look()
+    assert (world.makes, world.verifies) == ([], [unproved.id])
+
+
+async def test_a_place_that_can_be_written_and_not_read_gets_one_a_day(world: World) -> None:
+    await world.lies_there(world.now() - 2 * DAY)
+
+    async def make(who: str) -> None:
+        world.makes.append(who)
+        await world.lies_there(world.now(), verified_at=None)
+        raise Unavailable("the store does not answer")
+
+    async def verify(backup: UUID) -> None:
+        world.verifies.append(backup)
+        raise Unavailable("the store does not answer")
+
+    schedule = world.schedule(make=make, verify=verify, daily=3)
+    for hour in range(24 * 6):
+        world.ahead = timedelta(hours=hour)
+        await schedule.look()
+    assert 6 <= len(world.makes) <= 7 and len(world.verifies) > 100
+    assert len(world.files()) <= 4 + 1
+
+
+async def test_whether_what_was_made_is_still_there_is_looked_at_every_hour(world: World) -> None:
+    await world.lies_there(world.now())
+    schedule = world.schedule()
+    for minutes in (0, 1, 59, 61, 119, 122):
+        world.ahead = timedelta(minutes=minutes)
+        await schedule.look()
+    assert world.compares == 3
+    # That it cannot be is no reason not to make one.
+    world.ahead, world.error = 2 * DAY, Unavailable("the place is away")
+    await schedule.look()
+    assert world.makes == [WHO]
+
+
 async def test_after_a_failure_nothing_goes(world: World) -> None:
     for day in range(20, 1, -1):
         await world.lies_there(world.now() - day * DAY)
@@ -297,20 +371,49 @@ async def test_a_late_backup_is_an_event_once_a_day_whoever_looks(world: World) 
     last = await world.lies_there(world.now() - timedelta(hours=40))
     end = await world.end()
     world.error = Failed("no")
-    await asyncio.gather(*(world.schedule(tells=True).look() for _ in range(3)))
-    await world.schedule(tells=True).look()
+    await asyncio.gather(*(world.schedule(tells=True).look_whether_late() for _ in range(3)))
+    await world.schedule(tells=True).look_whether_late()
     [event] = await world.events("backup.late", end)
     assert datetime.fromisoformat(event["last_at"]) == last.created_at
     world.ahead = DAY
     schedule = world.schedule(tells=True)
-    await schedule.look()
-    await schedule.look()
+    await schedule.look_whether_late()
+    await schedule.look_whether_late()
     assert len(await world.events("backup.late", end)) == 2
+
+
+async def test_one_that_hangs_in_making_keeps_nobody_from_hearing_that_it_is_late(world: World) -> None:
+    await world.lies_there(world.now() - timedelta(hours=40))
+    end = await world.end()
+    world.may_end.clear()
+    schedule = world.schedule(tells=True, every=0.01)
+    schedule.start()
+    # A day of which no other test has told.
+    world.ahead = 9 * DAY
+    try:
+        async with asyncio.timeout(20):
+            await world.begun.wait()
+            while not await world.events("backup.late", end):
+                await asyncio.sleep(0.05)
+    finally:
+        await schedule.close()
+
+
+async def test_a_clock_that_is_set_back_after_the_start_silences_nothing(world: World) -> None:
+    await world.lies_there(world.now() - timedelta(hours=40))
+    schedule = world.schedule(every=0.01, steady=time.monotonic, now=lambda: datetime.now(UTC) + clock)
+    clock = 365 * DAY
+    schedule._started = time.monotonic() - module.SETTLE
+    schedule._drilled = schedule._started
+    clock = timedelta()
+    await schedule.look()
+    assert world.makes == [WHO]
 
 
 async def test_without_a_schedule_nothing_is_made_and_nothing_is_late(world: World) -> None:
     end = await world.end()
     await world.schedule(scheduled=False, tells=True).look()
+    await world.schedule(scheduled=False, tells=True).look_whether_late()
     assert world.makes == []
     assert await world.events("backup.late", end) == []
 

@@ -32,6 +32,7 @@ class BackupOut(Out):
     problem: str = Field(description="why it failed")
     verified_at: datetime | None
     verify_problem: str = Field(description="what was found then; empty: nothing")
+    missing_at: datetime | None = Field(description="since when it is not where it was made")
     drilled_at: datetime | None = Field(description="when it was last restored for a trial")
     drill_problem: str = Field(description="what was found then; empty: nothing")
 
@@ -39,7 +40,7 @@ class BackupOut(Out):
 class ConcernOut(Out):
     """One thing that needs attention."""
 
-    kind: Literal["key", "failed", "late", "never", "verify", "drill", "unverified"]
+    kind: Literal["key", "failed", "late", "never", "missing", "verify", "drill", "unverified"]
     sentence: str
     hint: str
 

@@ -59,6 +59,12 @@ def _entry(name: str, content: bytes) -> bytes:
     return _header(name, len(content)) + content + _padding(len(content))
 
 
+class Unreadable(Broken):
+    """it cannot be read"""
+
+    code = "backup_unreadable"
+
+
 @dataclass
 class _Open:
     """A member that is being written."""
@@ -343,7 +349,7 @@ def opened_file(path: Path) -> BinaryIO:
     A file, opened for reading.
 
     Raises:
-        Broken: it cannot be.
+        Unreadable: it cannot be.
     """
     try:
         return open(path, "rb", opener=_opened_plain)
@@ -360,7 +366,7 @@ def _opened_plain(name: str, flags: int) -> int:
     return descriptor
 
 
-def _unreadable(what: str, error: OSError) -> Broken:
-    return Broken(
+def _unreadable(what: str, error: OSError) -> Unreadable:
+    return Unreadable(
         f"{what} cannot be read: {(error.strerror or 'input/output error').lower()}", hint="name the backup's file"
     )

@@ -18,17 +18,19 @@ from typing import BinaryIO
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
-from company_agents.backup.archive import FRONT, Opened, open_archive, opened_file
+from company_agents.backup.archive import Opened, Unreadable, open_archive, opened_file
+from company_agents.backup.comparing import compare
 from company_agents.backup.export import Export, Heads, Progress, Target
 from company_agents.backup.files import fresh, nameless, private_folder, taken
-from company_agents.backup.manifest import INSTANCE, Manifest
-from company_agents.backup.places import Place, backup_name
+from company_agents.backup.manifest import Broken, Manifest, broken
+from company_agents.backup.places import Place, backup_name, is_backup_name
 from company_agents.backup.ring import check_passphrase
-from company_agents.backup.rows import FAILED, WHOLE, BackupRow
+from company_agents.backup.rows import GONE, RUNNING, WHOLE, BackupRow
+from company_agents.backup.schema import steps_of
 from company_agents.backup.threads import in_thread
 from company_agents.backup.verify import Verdict, Verifying
 from company_agents.db.database import Database
-from company_agents.errors import CompanyAgentsError, Conflict, Failed, NotFound
+from company_agents.errors import CompanyAgentsError, Conflict, Failed, NotFound, Sealed, Unavailable
 from company_agents.secret_store.head_keys import HeadKeys
 from company_agents.secret_store.keys import HeldKeys
 from company_agents.sensitive import Sensitive
@@ -36,6 +38,8 @@ from company_agents.sensitive import Sensitive
 MISSING = "it is not where it was made; `company-agents backup forget` gives it up"
 # Seconds between two looks whether a transfer is to be stopped.
 STOP_EVERY = 0.2
+# Seconds that whoever only wants to know what there is waits for the place.
+PATIENCE = 30.0
 _FETCHED, FETCHED_LEFT = ".fetched-", 86400.0
 
 
@@ -170,10 +174,20 @@ class Backups:
                 return manifest
 
         made = _made(await self._make(make, None, who, say, target, backup), target, size)
-        verdict = await self.verify(made.id, say=say)
+        await self.prove(made.id, say=say)
+        return made
+
+    async def prove(self, backup: UUID, *, say: Progress = _quiet) -> None:
+        """
+        Look at one that lies in its place.
+
+        Raises:
+            Failed: it is not good.
+            NotFound, Unavailable, Sealed: nobody can tell just now.
+        """
+        verdict = await self.verify(backup, say=say)
         if not verdict.would_restore:
             raise Failed(f"the backup was made, and is not good: {verdict.because}", hint=verdict.hint)
-        return made
 
     async def _make(
         self,
@@ -216,26 +230,38 @@ class Backups:
             WrongPassphrase: the passphrase does not open its ring.
         """
         with opened_file(path) as file:
-            opened = open_archive(file)
-            return await self._verified(file, opened, passphrase, say)
+            return await self._verified(file, open_archive(file), passphrase, say)
 
     async def verify(self, backup: UUID, *, say: Progress = _quiet) -> Verdict:
         """
-        The same with one that is known, where it lies. What was found is remembered.
+        The same with one that is known, where it lies. What it says of itself is remembered, good or bad; not what is missing
+        here: that it could not be read, or that its key is not in the source, is no fault of the backup.
 
         Raises:
             NotFound: there is no such backup, or it is not where it should be.
+            Unavailable: it cannot be read.
+            Sealed: the instance is sealed.
         """
         async with self.fetched(backup) as path:
             try:
-                verdict = await self.verify_file(path, say=say)
-            except CompanyAgentsError as error:
+                with opened_file(path) as file:
+                    opened = open_archive(file)
+                    if opened.manifest.id != backup:
+                        raise broken("another one lies in its place")
+                    verdict = await self._verified(file, opened, None, say)
+            except Unreadable as error:
+                raise Unavailable(error.sentence, hint="mend that, then look again") from error
+            except Broken as error:
                 await self._note("backup_verified", backup, error.sentence)
                 raise
-        await self._note("backup_verified", backup, "" if verdict.would_restore else verdict.because)
+        if verdict.would_restore or verdict.at_fault:
+            await self._note("backup_verified", backup, "" if verdict.would_restore else verdict.because)
         return verdict
 
     async def _verified(self, file: BinaryIO, opened: Opened, passphrase: Sensitive | None, say: Progress) -> Verdict:
+        if self.held.sealed:
+            raise Sealed
+        steps_of(opened.manifest)
         verifying = Verifying(self.held.ring, passphrase, say)
         return await in_thread(lambda: verifying.run(file, opened), verifying.stop)
 
@@ -249,15 +275,16 @@ class Backups:
                     f"the backup lies at {row.place or row.file}, which is not the place of backups now",
                     hint="fetch it yourself; `company-agents backup verify FILE` looks at a file",
                 )
-            yield Path(row.place.removeprefix("file://")) / row.file
+            yield _there(Path(row.place.removeprefix("file://")) / row.file)
             return
         if (local := self.place.local(row.file)) is not None:
-            yield local
+            yield _there(local)
             return
         for left in self._folder().glob(f"{_FETCHED}*"):
-            # Of a kill: nobody needs one for so long.
-            if time.time() - left.stat().st_mtime > FETCHED_LEFT:
-                left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                # Of a kill: nobody needs one for so long.
+                if time.time() - left.stat().st_mtime > FETCHED_LEFT:
+                    left.unlink()
         path = self._folder() / f"{_FETCHED}{uuid4().hex}"
         try:
             await self.place.get(row.file, path)
@@ -270,77 +297,50 @@ class Backups:
         Raises:
             NotFound: there is no such backup.
         """
-        found = next((row for row in await self.rows() if row.id == backup), None)
+        found = next((row for row in await self.listed() if row.id == backup), None)
         if found is None:
             raise NotFound("there is no such backup", hint="`company-agents backup list` shows them")
         return found
 
     async def current(self) -> list[BackupRow]:
-        """Every backup that is known, newest first, after a look at the place of backups; what is not there says so."""
-        missing: set[UUID] = set()
-        with contextlib.suppress(CompanyAgentsError):
-            missing = await self.look()
-        return [replace(row, problem=MISSING) if row.id in missing else row for row in await self.rows()]
+        """Every backup that is known, newest first, after a look at the place of backups, if that can be had."""
+        await self.compared()
+        return await self.listed()
 
     async def rows(self) -> list[BackupRow]:
-        """Every backup that is known, newest first."""
+        """
+        Every backup that is known, newest first; what was not there when somebody looked says so. And the one that was tried
+        last, where it was taken away since.
+        """
         async with self.db.instance_transaction() as tx:
             await tx.all("backups_let_go")
             found = await tx.all("backup_rows")
-        return [BackupRow(**{**row, "key_ids": tuple(row["key_ids"])}) for row in found]
+        rows = [BackupRow(**{**row, "key_ids": tuple(row["key_ids"])}) for row in found]
+        return [replace(row, problem=MISSING) if row.missing_at and row.state == WHOLE else row for row in rows]
 
-    async def look(self) -> set[UUID]:
+    async def listed(self) -> list[BackupRow]:
+        """The same without what was taken away."""
+        return [row for row in await self.rows() if row.state != GONE]
+
+    async def look(self) -> None:
         """
-        Compare what is known with what lies in the place of backups: what is there counts, by its manifest. Returns those
-        that are not there. They are still known, and their keys are kept: a disk may not be mounted, or the folder may be
-        another machine's.
+        Compare what is known with what lies in the place of backups.
 
         Raises:
             Unavailable: the place is out of reach. Then what is known stays.
         """
-        place, rows = self.place, await self.rows()
-        for row in rows:
-            if row.state == FAILED and row.place.startswith("/") and row.key_ids:
-                await self._found_elsewhere(row)
-        stored = {each.name: each for each in await place.list()}
-        known = {row.file: row for row in rows if row.place == place.address}
-        for name, each in stored.items():
-            if name not in known or known[name].state == "failed":
-                await self._take_note(place, name, each.size)
-        return {row.id for name, row in known.items() if name not in stored and row.state == WHOLE}
+        await compare(self.db, self.place, await self.rows())
 
-    async def _found_elsewhere(self, row: BackupRow) -> None:
-        """An export whose maker was killed after the file had its name: the file is whole, and needs its keys."""
+    async def compared(self, patience: float = PATIENCE) -> CompanyAgentsError | None:
+        """The same, for so many seconds; returns why the place could not be looked at."""
         try:
-            with opened_file(Path(row.place) / row.file) as file:
-                if open_archive(file).manifest.id != row.id:
-                    return
-        except CompanyAgentsError:
-            return
-        async with self.db.instance_transaction() as tx:
-            await tx.run("backup_whole_after_all", id=row.id)
-
-    async def _take_note(self, place: Place, name: str, size: int) -> None:
-        try:
-            opened = open_archive(io.BytesIO(await place.beginning(name, FRONT)), size=size)
-        except CompanyAgentsError:
-            # None of ours, or none any more; what it needed, nobody can say.
-            return
-        manifest = opened.manifest
-        if manifest.kind != INSTANCE:
-            return
-        async with self.db.instance_transaction() as tx:
-            await tx.run(
-                "backup_found",
-                id=manifest.id,
-                file=name,
-                place=place.address,
-                key_ids=[key.key_id for key in manifest.needed_keys],
-                with_ring=bool(manifest.ring),
-                size=size,
-                rows=manifest.rows,
-                created_at=manifest.taken_at,
-            )
+            async with asyncio.timeout(patience):
+                await self.look()
+        except TimeoutError:
+            return Unavailable("the place of backups does not answer", hint="what is known of it is shown")
+        except CompanyAgentsError as error:
+            return error
+        return None
 
     async def forget(self, backup: UUID, who: str) -> BackupRow:
         """
@@ -351,10 +351,11 @@ class Backups:
             Conflict: it is being made.
         """
         row = await self.get(backup)
-        if row.state == "running":
+        if row.state == RUNNING:
             raise Conflict("this backup is being made just now", hint="stop its maker first")
         await self.audit.append(None, "backup.forgotten", actor=who, backup=row.id, file=row.file, place=row.place)
-        if row.place == self.place.address:
+        # What failed before it was begun has no file.
+        if row.place == self.place.address and is_backup_name(row.file):
             await self.place.delete(row.file)
         await self._note("backup_gone", backup)
         return row
@@ -369,6 +370,16 @@ class Backups:
 
     def _folder(self) -> Path:
         return private_folder(self.home / "data", within=self.home)
+
+
+def _there(path: Path) -> Path:
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} is not there", hint="is the disk mounted, and is it the right place?") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be reached: {(error.strerror or 'an error').lower()}") from error
+    return path
 
 
 def _made(manifest: Manifest, target: Target, size: int) -> Made:

@@ -100,6 +100,7 @@ class Export:
                 with_ring=self.passphrase is not None,
                 made_by=target.made_by,
             )
+            needed: list[str] = []
             try:
                 with session.snapshot():
                     manifest = self.write(session, file)
@@ -110,8 +111,14 @@ class Export:
                 finish()
             except BaseException as error:
                 said = error.sentence if isinstance(error, CompanyAgentsError) else type(error).__name__
+                # It may have got its name: then it is found, and needs these. What is in a place is found anyway.
+                kept = needed if target.place.startswith("/") else []
                 with contextlib.suppress(CompanyAgentsError):
-                    session.run("backup_failed", id=self.id, problem=said)
+                    if self.stop.is_set() and target.scheduled:
+                        # Nothing is wrong: the next start makes another.
+                        session.run("backup_dropped", id=self.id)
+                    else:
+                        session.run("backup_failed", id=self.id, key_ids=kept, problem=said)
                 raise
             session.run("backup_whole", id=self.id)
         return manifest

@@ -34,6 +34,8 @@ def kept_back(row: BackupRow, place: str) -> str:
     """Why a backup is not handed out; `place` is the address of the place of backups. Empty: it is."""
     if row.state != WHOLE:
         return "it is not whole"
+    if row.missing_at is not None:
+        return "it is not where it was made"
     if row.with_ring:
         return "it has the key ring"
     return "" if row.place == place else "it does not lie in the place of backups"

@@ -22,7 +22,7 @@ _SHOWN = "%Y-%m-%d %H:%M UTC"
 @dataclass(frozen=True, slots=True)
 class Concern:
     """
-    One thing that needs attention. The kind is `key`, `failed`, `late`, `never`, `verify` or `drill`.
+    One thing that needs attention. The kind is `key`, `failed`, `late`, `never`, `missing`, `verify`, `drill` or `unverified`.
     """
 
     kind: str
@@ -31,8 +31,11 @@ class Concern:
 
 
 def newest_good(rows: Iterable[BackupRow], now: datetime) -> BackupRow | None:
-    """The newest good one of the schedule. One of the future is the work of a wrong clock, and does not count."""
-    good = [row for row in rows if row.scheduled and row.good and row.created_at <= now + AHEAD]
+    """
+    The newest good one of the schedule, in which every secret was opened. One of the future is the work of a wrong clock, and
+    does not count.
+    """
+    good = [row for row in rows if row.scheduled and row.proved and row.created_at <= now + AHEAD]
     return max(good, key=attrgetter("created_at"), default=None)
 
 
@@ -67,11 +70,11 @@ def health(rows: Iterable[BackupRow], now: datetime, scheduled: bool, since: dat
     if keys:
         # Why there is none, or none but an old one, was just said.
         of_schedule = [concern for concern in of_schedule if concern.kind not in ("never", "late")]
-    return [*keys, *of_schedule, *_of_verification(rows), *_of_drill(rows)]
+    return [*keys, *of_schedule, *_missing(rows), *_of_verification(rows), *_of_drill(rows)]
 
 
 def _of_keys(rows: list[BackupRow]) -> Iterable[Concern]:
-    last = max((row.created_at for row in rows if row.good), default=None)
+    last = max((row.created_at for row in rows if row.good and row.ours), default=None)
     # One that was found there may be another instance's, whose keys were never here.
     lost = [row for row in rows if row.lost and row.made_by != FOUND_THERE and (last is None or row.created_at > last)]
     if lost:
@@ -107,6 +110,20 @@ def _of_schedule(rows: list[BackupRow], now: datetime, since: datetime | None) -
             "failed",
             f"the last backup of the schedule failed, {failed[-1].tried_at:{_SHOWN}}{often}: {failed[-1].problem}",
             "it is tried again after 15 minutes, then every hour; mend what it says",
+        )
+
+
+def _missing(rows: list[BackupRow]) -> Iterable[Concern]:
+    # An older one may have been put away on purpose.
+    made = [row for row in rows if row.scheduled and row.state == WHOLE]
+    last = max(made, key=attrgetter("created_at"), default=None)
+    if last is not None and last.missing_at is not None:
+        number = sum(row.missing_at is not None for row in made)
+        others = f" (and {number - 1} more)" if number > 1 else ""
+        yield Concern(
+            "missing",
+            f"the backup {last.name}{others} is not where it was made",
+            "is the disk mounted, and is it the right place? `company-agents backup forget` gives one up that is gone",
         )
 
 

@@ -67,6 +67,8 @@ async def open_backups(
         *(db, audit, backups.place, instance["id"], instance["created_at"]),
         sealed=lambda: held.sealed,
         make=lambda who: backups.make(who, scheduled=True),
+        verify=backups.prove,
+        compare=backups.look,
         rows=backups.rows,
         drill=lambda: drill.run(None, WHO),
         scheduled=scheduled,

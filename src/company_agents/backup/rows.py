@@ -18,8 +18,8 @@ class BackupRow:
     """
     A backup that was begun. `file` is its path, or its name in its place; `place` is the address of that. Times are UTC,
     `size` is in bytes. `problem` is why it failed. `verify_problem` and `drill_problem` are what was found when it was
-    last looked at, and when it was last restored for a trial; empty: nothing, or not done yet. `lost_keys` are those of
-    `key_ids` that were destroyed, or that this instance does not know.
+    last looked at, and when it was last restored for a trial; empty: nothing, or not done yet. `missing_at` is since when it
+    is not where it was made. `lost_keys` are those of `key_ids` that were destroyed, or that this instance does not know.
     """
 
     id: UUID
@@ -39,6 +39,7 @@ class BackupRow:
     verify_problem: str = ""
     drilled_at: datetime | None = None
     drill_problem: str = ""
+    missing_at: datetime | None = None
     lost_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -58,7 +59,17 @@ class BackupRow:
     @property
     def good(self) -> bool:
         """Whether it is there and whole, its keys too, and its last verification did not say otherwise."""
-        return self.state == WHOLE and not self.verify_problem and not self.lost
+        return self.state == WHOLE and not self.verify_problem and self.missing_at is None and not self.lost
+
+    @property
+    def proved(self) -> bool:
+        """Whether it is good, and every secret in it was opened."""
+        return self.good and self.verified_at is not None
+
+    @property
+    def ours(self) -> bool:
+        """Whether this instance made it, or has proved it: anybody may put something into a place."""
+        return self.made_by != FOUND_THERE or self.verified_at is not None
 
     @property
     def tried_at(self) -> datetime:

@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from company_agents.audit.log import AuditLog
-from company_agents.backup.health import attempts_after, is_late, newest_good
+from company_agents.backup.health import AHEAD, attempts_after, is_late, newest_good
 from company_agents.backup.keeping import may_go
 from company_agents.backup.places import Place
-from company_agents.backup.rows import FAILED, BackupRow
+from company_agents.backup.rows import FAILED, WHOLE, BackupRow
 from company_agents.db.database import Database
 from company_agents.ending import ended
 from company_agents.errors import Busy, CompanyAgentsError, Sealed
@@ -30,24 +31,31 @@ from company_agents.settings import Settings
 EVERY = 60.0
 # The quiet minute is in these hours of UTC.
 QUIET_FROM, QUIET_MINUTES = timedelta(hours=2), 180
-# Between a start and a backup that was missed.
-SETTLE = timedelta(minutes=2)
+# Between a start and a backup that was missed (seconds). This, and the rest between drills, by a clock that nobody sets.
+SETTLE = 120.0
 # Minutes that the first secret of a company is alone for, before the first backup.
 FIRST_MINUTES = 30
 # A backup that was made so shortly before the quiet minute is that day's.
 EARLY = timedelta(hours=4)
 # Between two attempts: after the first failure, and after each further one.
 AGAIN = (timedelta(minutes=15), timedelta(hours=1))
+# After two that were made and are bad, as those are in which a secret is that does not open: another one will not be better
+# soon, and each needs its room.
+BAD_AGAIN = timedelta(days=1)
 # A drill is due at night; where no night was awake for so much longer, at any time.
 DRILL_EVERY, DRILL_NIGHT, DRILL_ANYHOW = timedelta(days=30), timedelta(hours=4), timedelta(days=3)
-# A drill that says nothing of how it ended is not begun again before.
-DRILL_AGAIN = timedelta(hours=20)
+# A drill that says nothing of how it ended is not begun again before (seconds).
+DRILL_AGAIN = 20 * 3600.0
+# Seconds between two looks whether what was made is still there.
+LOOK_EVERY = 3600.0
 # Days after which rows of what failed or is gone are removed.
 FORGET = 90
 LONGEST_PROBLEM = 500
 WHO = "schedule"
 # The code of the refusal where somebody has one made just now.
 RUNS = "backup_runs"
+# Advisory locks of a session: whose turn it is to make, and to tell.
+MAKING, TELLING = 7301006, 7301007
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +86,10 @@ def due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta, since: da
     """
     last = newest_good(rows, now)
     vain = attempts_after(rows, last, now)
-    if vain and now < vain[-1].tried_at + AGAIN[min(len(vain), len(AGAIN)) - 1]:
-        return False
+    if vain:
+        bad = len(vain) > 1 and all(row.state == WHOLE for row in vain[-2:])
+        if now < vain[-1].tried_at + (BAD_AGAIN if bad else AGAIN[min(len(vain), len(AGAIN)) - 1]):
+            return False
     if last is None:
         return secrets or since < last_quiet(now, quiet)
     return last.created_at < last_quiet(now, quiet) - EARLY
@@ -87,7 +97,7 @@ def due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta, since: da
 
 def drill_due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta) -> bool:
     """Whether the newest backup is to be restored for a trial now: in the night after 30 days, or the first one."""
-    good = [row for row in rows if row.good]
+    good = [row for row in rows if row.good and row.ours]
     if not good:
         return False
     drilled = max((row.drilled_at for row in rows if row.drilled_at is not None), default=None)
@@ -100,8 +110,9 @@ def drill_due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta) -> 
 class BackupSchedule:
     """
     Runs between `start` and `close`; under a seal it does nothing. `make` makes, verifies and registers one backup of the
-    schedule in the place; `rows` are all that are known; `drill` restores the newest for a trial, and registers how that
-    ended. `since` is when the instance was made.
+    schedule in the place; `verify` looks at one that is there; `compare` finds out which are not there any more; `rows` are
+    all that are known; `drill` restores the newest for a trial, and registers how that ended. `since` is when the instance
+    was made. `now` is the time, `steady` counts seconds.
     """
 
     db: Database
@@ -111,6 +122,8 @@ class BackupSchedule:
     since: datetime
     sealed: Callable[[], bool]
     make: Callable[[str], Awaitable[object]]
+    verify: Callable[[UUID], Awaitable[object]]
+    compare: Callable[[], Awaitable[object]]
     rows: Callable[[], Awaitable[Sequence[BackupRow]]]
     drill: Callable[[], Awaitable[object]]
     scheduled: bool
@@ -118,27 +131,30 @@ class BackupSchedule:
     daily: int
     weekly: int
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    steady: Callable[[], float] = time.monotonic
     every: float = EVERY
-    _task: asyncio.Task[None] | None = field(default=None, init=False)
-    _started: datetime | None = field(default=None, init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+    _started: float | None = field(default=None, init=False)
     _told: datetime | None = field(default=None, init=False)
-    _drilled: datetime | None = field(default=None, init=False)
+    _drilled: float | None = field(default=None, init=False)
+    _compared: float | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Look, again and again, for what is due."""
-        self._started = self.now()
+        self._started = self.steady()
         if self.scheduled or self.drills:
-            self._task = asyncio.create_task(self._run(), name="backups")
+            # Beside each other: one that makes may hang, and just then it is to be said that none is made.
+            looks = {"backups": self.look, "backups-told": self.look_whether_late}
+            self._tasks = [asyncio.create_task(self._run(look), name=name) for name, look in looks.items()]
 
     async def close(self) -> None:
         """Stop. A backup that was being made is given up, and made soon after the next start."""
-        if self._task is not None:
-            await ended(self._task)
+        await ended(*self._tasks)
 
-    async def _run(self) -> None:
+    async def _run(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self.look()
+                await look()
             except Exception as error:
                 # A database that is away for a moment, as a rule.
                 log.warning("backups could not be looked after: %s", _said(error))
@@ -146,28 +162,42 @@ class BackupSchedule:
 
     async def look(self) -> None:
         """Once: do what is due, if nobody else does."""
-        if self.sealed() or (self._started is not None and self.now() < self._started + SETTLE):
+        if self._rests():
             return
-        if not await self._wanted():
+        if self._compared is None or self.steady() >= self._compared + LOOK_EVERY:
+            self._compared = self.steady()
+            try:
+                await self.compare()
+            except Exception as error:
+                log.warning("the place of backups could not be looked at: %s", _said(error))
+        rows = await self.rows()
+        if not (await self._due(rows) or self._drill_due(rows)):
             return
-        async with self._turn() as mine:
+        async with self._turn(MAKING) as mine:
             if mine:
                 await self._do()
 
-    async def _wanted(self) -> bool:
-        rows = await self.rows()
-        return await self._due(rows) or self._drill_due(rows) or self._late(rows)
+    async def look_whether_late(self) -> None:
+        """Once: tell that the newest backup is late, if nobody was told today."""
+        if self._rests() or not self._late(await self.rows()):
+            return
+        async with self._turn(TELLING) as mine:
+            if mine:
+                await self._tell(await self.rows())
+
+    def _rests(self) -> bool:
+        return self.sealed() or (self._started is not None and self.steady() < self._started + SETTLE)
 
     async def _do(self) -> None:
         # Looked at again: whoever had the turn before may have done it.
         rows = await self.rows()
-        if await self._due(rows) and await self._made(rows):
-            await self._tidy()
-        rows = await self.rows()
-        if self._late(rows):
-            await self._tell(rows)
-        if self._drill_due(rows):
-            self._drilled = self.now()
+        if await self._due(rows):
+            await self._made(rows)
+            if {row.id for row in await self.rows() if row.state == WHOLE} - {row.id for row in rows}:
+                # Also where it is not good: it needs its room.
+                await self._tidy()
+        if self._drill_due(await self.rows()):
+            self._drilled = self.steady()
             try:
                 await self.drill()
             except Exception as error:
@@ -181,9 +211,8 @@ class BackupSchedule:
         return due(now, rows, quiet=quiet_minute(self.instance), since=self.since, secrets=secrets)
 
     def _drill_due(self, rows: Sequence[BackupRow]) -> bool:
-        now = self.now()
-        rested = self._drilled is None or now >= self._drilled + DRILL_AGAIN
-        return self.drills and rested and drill_due(now, rows, quiet=quiet_minute(self.instance))
+        rested = self._drilled is None or self.steady() >= self._drilled + DRILL_AGAIN
+        return self.drills and rested and drill_due(self.now(), rows, quiet=quiet_minute(self.instance))
 
     def _late(self, rows: Sequence[BackupRow]) -> bool:
         """Whether it is late, and nobody was told today, as far as we know."""
@@ -197,32 +226,48 @@ class BackupSchedule:
         return bool(row and row["found"])
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[bool]:
+    async def _turn(self, lock: int) -> AsyncIterator[bool]:
         """Whether it is ours to do, which nobody else does meanwhile."""
         async with self.db.instance_session() as session:
             async with session.transaction() as tx:
-                row = await tx.one("backup_schedule_turn")
+                row = await tx.one("backup_schedule_turn", lock=lock)
             yield bool(row and row["taken"])
 
-    async def _made(self, before: Sequence[BackupRow]) -> bool:
+    async def _made(self, before: Sequence[BackupRow]) -> None:
         try:
-            await self.make(WHO)
-            return True
+            unproved = self._unproved(before)
+            await (self.make(WHO) if unproved is None else self.verify(unproved.id))
         except Exception as error:
             if isinstance(error, (Sealed, Busy)) or getattr(error, "reason", "") == RUNS:
                 # Nothing is wrong; the next look tries again.
                 log.info("a backup has to wait: %s", type(error).__name__)
-                return False
+                return
             problem = _said(error)[:LONGEST_PROBLEM]
             log.warning("a backup failed: %s", problem)
-            backup = await self._failed({row.id for row in before}, problem)
+            backup = await self._failed(before, problem)
             await self.audit.append(None, "backup.failed", actor=WHO, backup=backup, problem=problem)
-        return False
 
-    async def _failed(self, before: set[UUID], problem: str) -> UUID:
+    def _unproved(self, rows: Sequence[BackupRow]) -> BackupRow | None:
+        """
+        One that was put into its place since the last quiet minute, and of which nobody knows yet whether it is good: its maker
+        was killed, or the place could not be read. To make another would not tell.
+        """
+        since = last_quiet(self.now(), quiet_minute(self.instance)) - EARLY
+        found = [
+            row
+            for row in rows
+            if row.scheduled and row.good and not row.proved and row.place == self.place.address
+            if since <= row.created_at <= self.now() + AHEAD
+        ]
+        return max(found, key=lambda row: row.created_at, default=None)
+
+    async def _failed(self, known: Sequence[BackupRow], problem: str) -> UUID:
         """The row of what has just failed, made here where it failed before there was one."""
+        before, bad = {row.id for row in known}, {row.id for row in known if row.verify_problem}
         for row in await self.rows():
-            if row.id not in before and row.scheduled and (row.state == FAILED or row.verify_problem):
+            if row.scheduled and row.state == FAILED and row.id not in before:
+                return row.id
+            if row.scheduled and row.state == WHOLE and row.verify_problem and row.id not in bad:
                 return row.id
         backup = uuid4()
         async with self.db.instance_transaction() as tx:
@@ -238,21 +283,30 @@ class BackupSchedule:
         try:
             there = {stored.name for stored in await self.place.list()}
             rows = [row for row in await self.rows() if row.place == self.place.address]
-            here = [row for row in rows if row.name in there]
-            gone = may_go(here, daily=self.daily, weekly=self.weekly)
-            if any(row.good and row.scheduled for row in here):
+            here = [replace(row, missing_at=None) for row in rows if row.name in there]
+            most = {"daily": self.daily, "weekly": self.weekly}
+            gone = may_go(here, self.now(), **most)
+            if any(row.proved and row.scheduled for row in here):
                 # What was taken away by a look that was killed before it could write that down.
-                missing = [row for row in may_go(rows, daily=self.daily, weekly=self.weekly) if row.name not in there]
-                gone += missing
+                known = [replace(row, missing_at=None) for row in rows]
+                gone += [row for row in may_go(known, self.now(), **most) if row.name not in there]
             for row in gone:
-                await self.place.delete(row.name)
-                async with self.db.instance_transaction() as tx:
-                    await tx.run("backup_schedule_gone", id=row.id)
+                await self._take_away(row)
             async with self.db.instance_transaction() as tx:
                 await tx.run("backup_schedule_forget", days=FORGET)
         except Exception as error:
-            # The backup is made; what is too many goes with the next one.
+            # What is too many goes with the next one.
             log.warning("old backups could not be taken away: %s", _said(error))
+
+    async def _take_away(self, row: BackupRow) -> None:
+        try:
+            await self.place.delete(row.name)
+        except Exception as error:
+            # One that cannot be is no reason to leave the others.
+            log.warning("the backup %s could not be taken away: %s", row.name, _said(error))
+            return
+        async with self.db.instance_transaction() as tx:
+            await tx.run("backup_schedule_gone", id=row.id)
 
     async def _tell(self, rows: Sequence[BackupRow]) -> None:
         """Write down that the newest backup is late: once a day, whoever sees it."""

@@ -56,6 +56,7 @@ class KeyFound:
 class Verdict:
     """
     What is to be said of a backup. `signed` is `right`, `altered`, `not signed`, or `key not here`. `because` is one sentence.
+    `at_fault`: what it says is true of the backup, and not only of what is missing here.
     """
 
     id: UUID
@@ -75,6 +76,7 @@ class Verdict:
     bad: list[BadRow] = field(default_factory=list)
     not_opened: int = 0
     would_restore: bool = False
+    at_fault: bool = False
     because: str = ""
     hint: str = ""
 
@@ -242,6 +244,7 @@ def facts(opened: Opened) -> Verdict:
 
 def _conclude(verdict: Verdict, manifest: Manifest, ring: KeyRing) -> None:
     missing = required(manifest, ring)
+    verdict.at_fault = verdict.signed == "altered" or (not missing and (bool(verdict.bad) or verdict.signed != "right"))
     if verdict.signed == "altered":
         return
     if missing:

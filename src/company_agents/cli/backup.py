@@ -158,7 +158,8 @@ async def drill(session: Session, id: SomeBackupId = None) -> Result:
 @command(group, "list", keyless=True)
 async def list_(session: Session) -> Result:
     """List the backups that are known, newest first, with the keys that each needs."""
-    rows = await session.app.backups.current()
+    backups = session.app.backups
+    trouble, rows = await backups.compared(), await backups.listed()
     items = [
         {
             **plain(row),
@@ -172,7 +173,9 @@ async def list_(session: Session) -> Result:
         for row in rows
     ]
     return Result(
-        {"items": items, "next": None}, columns=("id", "made", "file", "bytes", "needs", "verified", "status")
+        {"items": items, "next": None},
+        columns=("id", "made", "file", "bytes", "needs", "verified", "status"),
+        note=f"the place of backups was not looked at: {trouble.sentence}" if trouble else "",
     )
 
 

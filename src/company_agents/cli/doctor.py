@@ -202,11 +202,7 @@ async def _audit(app: App) -> Check:
 
 async def _backups(app: App) -> Check:
     """What is wrong with the backups, or how old the newest good one is, and where."""
-    trouble = None
-    try:
-        await app.backups.look()
-    except CompanyAgentsError as error:
-        trouble = error
+    trouble = await app.backups.compared()
     rows = await app.backups.rows()
     concerns = app.backup_watch.of(rows)
     if concerns:

@@ -11,7 +11,7 @@ from company_agents.api.callers import GuardedRoute, Parts, Who
 from company_agents.api.fields import Id
 from company_agents.app import App
 from company_agents.backup.background import Ended
-from company_agents.backup.rows import BackupRow
+from company_agents.backup.rows import GONE, BackupRow
 from company_agents.identity.permissions import Permission
 
 router = APIRouter(prefix="/v1/backups", tags=["backups"], route_class=GuardedRoute)
@@ -26,8 +26,9 @@ router = APIRouter(prefix="/v1/backups", tags=["backups"], route_class=GuardedRo
 async def list_backups(parts: Parts, who: Who) -> BackupsOut:
     who.require(Permission.BACKUP_READ)
     # Whoever waits for one to be made asks often: then the place, which may be far away, is left alone.
-    rows = await (parts.backups.rows() if parts.backup_work.underway else parts.backups.current())
-    return _all(parts, rows)
+    if not parts.backup_work.underway:
+        await parts.backups.compared()
+    return _all(parts, await parts.backups.rows())
 
 
 @router.get("/{backup_id}", response_model=BackupOut, operation_id="getBackup", summary="One backup")
@@ -79,7 +80,7 @@ async def forget_backup(parts: Parts, who: Who, backup_id: Id) -> None:
 def _all(parts: App, rows: list[BackupRow]) -> BackupsOut:
     work, watch = parts.backup_work, parts.backup_watch
     return BackupsOut(
-        items=[BackupOut.model_validate(row) for row in rows],
+        items=[BackupOut.model_validate(row) for row in rows if row.state != GONE],
         scheduled=watch.scheduled,
         concerns=[ConcernOut.model_validate(concern) for concern in watch.of(rows)],
         underway=BackupUnderway.model_validate(work.underway) if work.underway else None,

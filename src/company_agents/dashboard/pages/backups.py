@@ -18,11 +18,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from company_agents.backup.background import Ended
 from company_agents.backup.handing import Handed, handed_out, kept_back
-from company_agents.backup.rows import FOUND_THERE, RUNNING, WHOLE, BackupRow
+from company_agents.backup.rows import FOUND_THERE, GONE, RUNNING, WHOLE, BackupRow
 from company_agents.dashboard import words
 from company_agents.dashboard.named import Names
 from company_agents.dashboard.visit import Page, Visit, go
-from company_agents.errors import CompanyAgentsError, Unavailable
+from company_agents.errors import CompanyAgentsError
 from company_agents.identity.permissions import Permission
 from company_agents.rotation.status import KeyState
 
@@ -49,6 +49,7 @@ ADVICE = {
     "never": "Make one now. The schedule makes its own between 2 and 5 at night (UTC); when it has, this is gone.",
     "late": "Make one now. When the schedule has made its own, this is gone; the log says what keeps it from that.",
     "failed": "It is tried again after 15 minutes, then every hour. See to what it says.",
+    "missing": "Is the disk mounted, and is it the right place? Otherwise make one now, and forget what is gone.",
     "verify": "Do not count on it. Verify it again, or make another one.",
     "unverified": "Verify it, below.",
     "drill": "`company-agents backup drill` tries the newest one again.",
@@ -81,24 +82,13 @@ async def show_list(visit: Visit) -> Response:
     """All that is known of the backups, after a look at their place; while something is done, the page looks again."""
     again = visit.query("live") != "no"
     # Where the place is far away, it is not asked every two seconds.
-    trouble = None if visit.app.backup_work.underway else await _look(visit)
+    trouble = None if visit.app.backup_work.underway else await visit.app.backups.compared(PLACE_MAY_TAKE)
     about = await _about(visit)
     looks_again = about["runs"] and again
     response = visit.page("backups.html", **about, place_trouble=trouble, looks_again=looks_again)
     if looks_again:
         response.headers["Refresh"] = str(LOOK_AGAIN)
     return response
-
-
-async def _look(visit: Visit) -> CompanyAgentsError | None:
-    try:
-        async with asyncio.timeout(PLACE_MAY_TAKE):
-            await visit.app.backups.look()
-    except TimeoutError:
-        return Unavailable("the place of backups does not answer", hint="what is known of it is shown")
-    except CompanyAgentsError as error:
-        return error
-    return None
 
 
 async def _about(visit: Visit) -> dict[str, Any]:
@@ -110,7 +100,7 @@ async def _about(visit: Visit) -> dict[str, Any]:
     status = await visit.app.keys.status(counted=False)
     states = {key.key_id: key for key in status.keys}
     return {
-        "lines": [_line(row, names, states, place) for row in rows],
+        "lines": [_line(row, names, states, place) for row in rows if row.state != GONE],
         "place": place,
         "concerns": [(concern, ADVICE.get(concern.kind, concern.hint)) for concern in watch.of(rows)],
         "scheduled": watch.scheduled,
@@ -265,7 +255,7 @@ async def _forgetting(visit: Visit) -> dict[str, Any]:
 
 def _others(row: BackupRow, rows: Sequence[BackupRow]) -> list[BackupRow]:
     """Good ones beside this one."""
-    return [other for other in rows if other.good and other.id != row.id]
+    return [other for other in rows if other.good and other.ours and other.id != row.id]
 
 
 _ONE = f"{HOME}/{{backup:uuid}}"

@@ -18,7 +18,9 @@ ALTER TABLE backups
     ADD COLUMN verify_problem text NOT NULL DEFAULT '',
     -- When it was last restored for a trial, and what was found.
     ADD COLUMN drilled_at timestamptz,
-    ADD COLUMN drill_problem text NOT NULL DEFAULT '';
+    ADD COLUMN drill_problem text NOT NULL DEFAULT '',
+    -- Since when it is not where it was made.
+    ADD COLUMN missing_at timestamptz;
 CREATE INDEX backups_by_time ON backups (created_at, id);
 
 -- The ids that this instance had before it was restored, each with the backup that it came back from. Their chains stay, for

@@ -59,8 +59,16 @@ UPDATE backups SET state = 'whole', finished_at = now() WHERE id = %(id)s AND st
 UPDATE backups SET state = 'whole', problem = '' WHERE id = %(id)s AND state = 'failed';
 
 -- name: backup_failed
-UPDATE backups SET state = 'failed', key_ids = '{}', problem = %(problem)s, finished_at = now()
+UPDATE backups SET state = 'failed', key_ids = %(key_ids)s, problem = %(problem)s, finished_at = now()
 WHERE id = %(id)s AND state = 'running';
+
+-- name: backup_dropped
+DELETE FROM backups WHERE id = %(id)s AND state = 'running';
+
+-- name: backups_missing
+-- What is there again is no longer missing.
+UPDATE backups SET missing_at = CASE WHEN id = ANY (%(ids)s) THEN now() END
+WHERE place = %(place)s AND state = 'whole' AND (missing_at IS NOT NULL) <> (id = ANY (%(ids)s));
 
 -- name: backup_found
 -- One that lies there and is not known, or was thought to be gone: what its manifest says. Nobody has proved that: it may add
@@ -69,7 +77,7 @@ INSERT INTO backups (id, file, place, state, key_ids, with_ring, size, rows, cre
 VALUES (%(id)s, %(file)s, %(place)s, 'whole', %(key_ids)s, %(with_ring)s, %(size)s, %(rows)s, %(created_at)s,
         %(created_at)s, 'found there')
 ON CONFLICT (id) DO UPDATE SET state = 'whole', size = EXCLUDED.size, rows = EXCLUDED.rows, file = EXCLUDED.file,
-       place = EXCLUDED.place, problem = '', finished_at = coalesce(backups.finished_at, now()),
+       place = EXCLUDED.place, problem = '', missing_at = NULL, finished_at = coalesce(backups.finished_at, now()),
        key_ids = array(SELECT DISTINCT k FROM unnest(backups.key_ids || EXCLUDED.key_ids) k ORDER BY k)
 WHERE backups.state <> 'whole';
 
@@ -83,10 +91,12 @@ UPDATE backups SET verified_at = now(), verify_problem = %(problem)s WHERE id = 
 UPDATE backups SET drilled_at = now(), drill_problem = %(problem)s WHERE id = %(id)s;
 
 -- name: backup_rows
+-- And the one that was drilled last, although it was taken away since: that a drill failed is not over because of that.
 -- A key that is being destroyed may be gone already; one that is not registered is none of this instance's, or not any more.
 SELECT b.id, b.file, b.place, b.state, b.key_ids, b.scheduled, b.with_ring, b.size, b.rows, b.made_by, b.created_at,
-       b.finished_at, b.problem, b.verified_at, b.verify_problem, b.drilled_at, b.drill_problem,
+       b.finished_at, b.problem, b.verified_at, b.verify_problem, b.drilled_at, b.drill_problem, b.missing_at,
        array(SELECT n.key_id FROM unnest(b.key_ids) n (key_id)
              WHERE NOT EXISTS (SELECT FROM master_keys k WHERE k.key_id = n.key_id
                                AND k.state NOT IN ('destroying', 'destroyed'))) AS lost_keys
-FROM backups b WHERE b.state <> 'gone' ORDER BY b.created_at DESC, b.id;
+FROM backups b WHERE b.state <> 'gone' OR b.drilled_at = (SELECT max(d.drilled_at) FROM backups d)
+ORDER BY b.created_at DESC, b.id;

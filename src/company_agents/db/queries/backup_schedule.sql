@@ -1,6 +1,6 @@
 -- name: backup_schedule_turn
 -- Of the session: it goes with the orchestrator that holds it.
-SELECT pg_try_advisory_lock(7301006) AS taken;
+SELECT pg_try_advisory_lock(%(lock)s) AS taken;
 
 -- name: backup_schedule_secrets
 -- A company's secret, which has been there for a while: whoever sets an instance up does several things at once.
@@ -18,7 +18,8 @@ UPDATE backups SET state = 'gone' WHERE id = %(id)s AND state = 'whole' AND sche
 -- name: backup_schedule_forget
 -- What failed, or was taken away, long ago. The audit log has it.
 DELETE FROM backups WHERE scheduled AND state IN ('failed', 'gone')
-  AND created_at < now() - make_interval(days => %(days)s);
+  AND created_at < now() - make_interval(days => %(days)s)
+  AND (drilled_at IS NULL OR drilled_at < (SELECT max(d.drilled_at) FROM backups d));
 
 -- name: backup_schedule_told
 -- Whether the chain has an event of a kind since then; it is among the last ones, as a rule.
