@@ -85,6 +85,17 @@ def unreachable(address: str, code: str, what: str, hint: str) -> PlaceUnavailab
     return PlaceUnavailable(f"{address} is out of reach: {what}", hint=hint, code=f"backup_place_{code}")
 
 
+def unusable(address: str, error: BaseException) -> PlaceUnavailable:
+    """A place whose answer its client makes nothing of. What that says is not repeated: it may be the store's own words."""
+    what = f"what it answers cannot be used ({type(error).__name__})"
+    return unreachable(address, "error", what, "look at the state of the store; then try again")
+
+
+def too_little(address: str) -> PlaceUnavailable:
+    """A place that sent less than there is."""
+    return unreachable(address, "error", "it sent less than there is", "look at the state of the store; then try again")
+
+
 @contextlib.contextmanager
 def explained(where: str, *, writing: bool = True) -> Iterator[None]:
     """What a file system says, in our words."""

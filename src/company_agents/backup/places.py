@@ -6,7 +6,6 @@ A backup has a name of ours in its place and is there whole or not at all. What 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -15,14 +14,15 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from company_agents.backup.place_failures import explained, malformed, needs_s3, not_there
+from company_agents.backup.place_threads import PlaceThreads, Stopped
 from company_agents.errors import WrongUsage
 from company_agents.settings import Settings
 
@@ -31,8 +31,6 @@ _PART = ".part-"
 _PIECE = 1024 * 1024
 # A part of which nothing was written for so long, and that nobody holds, is what a kill left behind (seconds).
 _ABANDONED = 60.0
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,11 @@ def checked_name(name: str) -> str:
     return name
 
 
+def part_of(path: Path) -> Path:
+    """Beside a file that is being fetched: whoever clears what is left of those finds its part by the same beginning."""
+    return path.with_name(f"{path.name}{_PART}{secrets.token_hex(8)}")
+
+
 def open_place(settings: Settings) -> Place:
     """
     The place of the settings. Nothing is called yet.
@@ -121,20 +124,6 @@ def open_place(settings: Settings) -> Place:
     raise malformed()
 
 
-async def in_thread(work: Callable[[threading.Event], _T]) -> _T:
-    """In a thread. Where whoever waits is cancelled, the event is set, and a long transfer ends at its next piece."""
-    stop = threading.Event()
-    try:
-        return await asyncio.to_thread(work, stop)
-    except asyncio.CancelledError:
-        stop.set()
-        raise
-
-
-class Stopped(Exception):
-    """Nobody waits for this transfer any more."""
-
-
 class FolderPlace:
     """
     A folder. What is being written has a name that is not ours, and its writer holds a lock on it.
@@ -143,29 +132,41 @@ class FolderPlace:
     def __init__(self, folder: Path, *, within: Path | None = None) -> None:
         self.folder = folder
         self.address = f"file://{folder}"
+        self._threads = PlaceThreads()
         # Below this, missing folders are made. Elsewhere only the last is: more may mean that a disk is not mounted.
         self._within = within
 
     @classmethod
     def at(cls, path: str, home: Path) -> FolderPlace:
-        """The place at a path: absolute, or relative to the home."""
-        folder = Path(os.path.normpath(home / Path(path).expanduser()))
+        """
+        The place at a path: absolute, or relative to the home.
+
+        Raises:
+            MayNotStart: it is in the home of somebody who is not there.
+        """
+        try:
+            folder = Path(os.path.normpath(home / Path(path).expanduser()))
+        except RuntimeError:
+            raise malformed() from None
         return cls(folder.absolute(), within=home if folder.is_relative_to(home) else None)
 
     async def put(self, name: str, path: Path) -> None:
         """Copied under another name and renamed, or the same file under this name, where that can be."""
         checked_name(name)
-        await in_thread(lambda stop: self._put(name, path, stop))
+        try:
+            await self._threads.transfer(lambda stop: self._put(name, path, stop))
+        finally:
+            self._threads.changed()
 
     async def get(self, name: str, path: Path) -> None:
         """Copied under another name and renamed."""
         checked_name(name)
-        await in_thread(lambda stop: self._get(name, path, stop))
+        await self._threads.transfer(lambda stop: self._get(name, path, stop))
 
     async def beginning(self, name: str, length: int) -> bytes:
         """The first bytes of one."""
         checked_name(name)
-        return await asyncio.to_thread(self._beginning, name, length)
+        return await self._threads.short(lambda: self._beginning(name, length))
 
     def local(self, name: str) -> Path | None:
         """The file itself."""
@@ -173,12 +174,15 @@ class FolderPlace:
 
     async def list(self) -> list[Stored]:
         """Every file with a name of ours. A folder of the home that is not there yet is an empty one."""
-        return [*await asyncio.to_thread(self._list)]
+        return [*await self._threads.listing(self._list)]
 
     async def delete(self, name: str) -> None:
         """Remove the file."""
         checked_name(name)
-        await asyncio.to_thread(self._delete, name)
+        try:
+            await self._threads.short(lambda: self._delete(name))
+        finally:
+            self._threads.changed()
 
     def _put(self, name: str, path: Path, stop: threading.Event) -> None:
         with explained(str(path), writing=False):
@@ -187,11 +191,11 @@ class FolderPlace:
             self._make()
             self._clear()
             if not _linked(source, path, self.folder / name):
-                _copied(source, self.folder / name, stop)
+                _copied(source, self.folder / name, self.folder / f"{_PART}{secrets.token_hex(8)}", stop)
 
     def _get(self, name: str, path: Path, stop: threading.Event) -> None:
         with self._file(name) as source, explained(str(path.parent)):
-            _copied(source, path, stop)
+            _copied(source, path, part_of(path), stop)
 
     def _beginning(self, name: str, length: int) -> bytes:
         with self._file(name) as file, explained(self.address, writing=False):
@@ -279,9 +283,8 @@ def _linked(source: BinaryIO, path: Path, target: Path) -> bool:
         part.unlink(missing_ok=True)
 
 
-def _copied(source: BinaryIO, target: Path, stop: threading.Event) -> None:
+def _copied(source: BinaryIO, target: Path, part: Path, stop: threading.Event) -> None:
     """Everything, in a file of its owner alone: on the disk when this returns, or not there."""
-    part = target.with_name(f"{_PART}{secrets.token_hex(8)}")
     descriptor = _opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     try:
         with open(descriptor, "wb") as file:
