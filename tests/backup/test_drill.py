@@ -4,8 +4,10 @@ A trial restore: what it says of a good backup and of others, and that nothing o
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,12 @@ def databases(home: Path) -> list[str]:
     if os.geteuid() != 0:
         return []
     return [note.name for note in SYSTEM_FOLDER.glob("*.home") if note.read_bytes().startswith(os.fsencode(home))]
+
+
+def drilled_events(place: Place) -> list[dict[str, Any]]:
+    """What the audit log has of trials, oldest first."""
+    rows = place.sql("SELECT record FROM audit_events WHERE record LIKE '%%\"backup.drilled\"%%' ORDER BY chain, seq")
+    return [json.loads(row["record"]) for row in rows]
 
 
 async def drilled(app: App) -> tuple[str, str]:
@@ -56,9 +64,13 @@ async def test_a_trial_says_what_is_wrong_with_a_backup(copy: Place) -> None:
         content = bytearray(file.read_bytes())
         content[len(content) // 2 + 40_000] ^= 1
         file.write_bytes(content)
+        found = await app.drill.run(None, "tester")
+        assert (found.rows, found.opened, found.file) == (0, 0, made.file)
         said, remembered = await drilled(app)
         assert said == remembered
         assert "not whole" in said
+        event = drilled_events(copy)[-1]
+        assert (event["rows"], event["opened"], event["problem"]) == (0, 0, said)
     assert not list((copy.home / "data").glob(".drill-*"))
     assert databases(copy.home) == []
 

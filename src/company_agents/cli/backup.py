@@ -144,15 +144,19 @@ async def drill(session: Session, id: SomeBackupId = None) -> Result:
     """Restore the newest backup into a home and a database that are thrown away, and open everything in it."""
     with progress.shown(session.json) as say:
         found = await session.app.drill.run(id, session.principal.label, say)
-    lines = [
-        f"{found.file}, taken {short_time(found.taken_at)}: restored in {found.seconds:.0f} s",
-        f"{count(found.rows, 'row')} came back; {count(found.opened, 'secret')} opened, {len(found.bad)} did not",
-        f"{count(found.events, 'audit event')} proved, {count(len(found.faults), 'fault')}",
-    ]
+    # Where nothing came back, nothing was opened or proved either.
+    lines = [f"{found.file}, taken {short_time(found.taken_at)}: nothing was restored"]
+    if found.rows:
+        lines = [
+            f"{found.file}, taken {short_time(found.taken_at)}: restored in {found.seconds:.0f} s",
+            f"{count(found.rows, 'row')} came back; {count(found.opened, 'secret')} opened, {len(found.bad)} did not",
+            f"{count(found.events, 'audit event')} proved, {count(len(found.faults), 'fault')}",
+        ]
     lines += [f"{bad.problem}: secret {bad.id}, {bad.name}, company {bad.company_id or '—'}" for bad in found.bad]
-    lines.append(f"it is not good: {found.problem}" if found.problem else "it would restore")
+    lines.append(f"the drill failed: {found.problem}" if found.problem else "it would restore")
     status = Exit.FAILED if found.problem else Exit.DONE
-    return Result({**plain(found), "ok": not found.problem}, text="\n".join(lines), exit_status=status)
+    data = {**plain(found), "ok": not found.problem}
+    return Result(data, text="\n".join(lines), note=found.hint, exit_status=status)
 
 
 @command(group, "list", keyless=True)
