@@ -118,6 +118,15 @@ async def test_a_store_that_is_silent_is_not_called_a_disk_or_a_file(
     assert "s3://my-bucket/x" in error.sentence
 
 
+async def test_what_cannot_be_read_here_is_not_called_a_store_that_is_out_of_reach(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    async with serve(by_verb(put=reply(etag='"e"'))) as server:
+        error = await refusal(place_at(server, tmp_path).put(name(), folder))
+    assert "my-bucket" not in error.sentence
+    assert str(folder) in error.sentence
+
+
 async def test_an_upload_of_which_nobody_says_how_long_it_is_was_not_made(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.write_bytes(HUNDRED)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
 
+from company_agents.backup import place_threads, s3
 from company_agents.backup.places import FolderPlace, Place, open_place
 from company_agents.errors import Unavailable
 from tests.backup.test_places import name, refusal, settings_of
@@ -162,26 +164,37 @@ async def test_those_who_ask_at_once_what_there_is_share_one_look_and_the_next_i
 
 
 async def test_one_who_gives_up_takes_the_look_from_nobody(tmp_path: Path) -> None:
-    answers = asyncio.Event()
+    """Neither while it is under way, nor while it waits for a thread."""
+    answers, one = asyncio.Event(), reply(b"1", "206 Partial Content", content_range="bytes 0-0/1")
 
     async def answer(request: Recorded) -> bytes:
         await answers.wait()
-        return EMPTY
+        return EMPTY if "list-type" in request.line else one
 
     async with standing_in(answer) as (url, asked), asyncio.timeout(30):
-        place = store(url, tmp_path)
-        first, second = (asyncio.create_task(place.list()) for _ in range(2))
-        while not asked:
-            await asyncio.sleep(0.01)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        answers.set()
-        assert await second == []
-        assert len(asked) == 1
+        for busy in (0, 3):
+            answers.clear()
+            asked.clear()
+            place = store(url, tmp_path)
+            others = [asyncio.create_task(place.beginning(name(), 1)) for _ in range(busy)]
+            await asyncio.sleep(0)
+            first, second = (asyncio.create_task(place.list()) for _ in range(2))
+            while len(asked) < max(busy, 1):
+                await asyncio.sleep(0.01)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            answers.set()
+            assert await second == []
+            assert await asyncio.gather(*others) == [b"1"] * busy
+            assert len([line for line in asked if "list-type" in line]) == 1
 
 
-async def test_a_look_from_before_a_change_is_not_shared_with_those_who_ask_after_it(tmp_path: Path) -> None:
+async def test_a_look_from_before_a_change_is_not_shared_with_those_who_ask_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is not tried again.
+    monkeypatch.setattr(s3, "_SHORT", Config(connect_timeout=5, read_timeout=300))
     answers, listings = asyncio.Event(), 0
 
     async def answer(request: Recorded) -> bytes:
@@ -231,9 +244,38 @@ async def test_a_refusal_comes_to_all_who_wait_for_it(silent: str, tmp_path: Pat
             assert isinstance(error, Unavailable)
 
 
+async def test_an_upload_that_is_given_up_is_undone_before_whoever_gave_it_up_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is told so twice, as at the end of a process."""
+    monkeypatch.setattr(place_threads, "WIND_UP", 60.0)
+    large = tmp_path / "large"
+    with open(large, "wb") as file:
+        file.truncate(100 * 1024 * 1024)
+    begun = "<?xml version='1.0'?><InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+
+    async def answer(request: Recorded) -> bytes:
+        await asyncio.sleep(0.1)
+        return reply(begun.encode() if request.line.startswith("POST") else b"", etag='"e"')
+
+    async with standing_in(answer) as (url, asked), asyncio.timeout(60):
+        task = asyncio.create_task(store(url, tmp_path).put(name(), large))
+        while not any("partNumber=" in line for line in asked):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asked[-1].startswith("DELETE")
+        assert len([line for line in asked if "partNumber=" in line]) < 5
+
+
 PROGRAM = """
 import asyncio, pathlib, signal, sys
+from botocore.config import Config
 from pydantic import SecretStr
+from company_agents.backup import s3
 from company_agents.backup.places import open_place
 from company_agents.settings import read_settings
 
@@ -243,6 +285,7 @@ settings = read_settings(home=home).model_copy(update={
     "aws_access_key_id": "made-up", "aws_secret_access_key": SecretStr("made-up"),
 })
 name = "company-agents-20260301T031705Z-0123456789ab.tar.zst"
+s3._SHORT = s3._LONG = Config(connect_timeout=300, read_timeout=300)
 
 async def main():
     place = open_place(settings)
