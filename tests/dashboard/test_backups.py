@@ -238,6 +238,8 @@ async def test_one_that_was_altered_is_found_out_and_needs_attention(own: App, o
         assert "Backups need attention" in (await browser.get("/companies")).text
     assert (await own.backups.get(row.id)).verify_problem
     assert (await _events(own, "backup.verified", row.id))[0]["would_restore"] is False
+    [event] = await _events(own, "backup.failed", row.id)
+    assert event["problem"] == (await own.backups.get(row.id)).verify_problem
 
 
 async def test_one_at_a_time_and_every_page_sees_that_one_is_made(own: App, olga: Person) -> None:

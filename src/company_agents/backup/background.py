@@ -106,6 +106,9 @@ class BackupWork:
                 facts = {"backup": backup, "file": row.file, "would_restore": good, "problem": problem}
                 if good or problem:
                     await self.audit.append(None, "backup.verified", actor=who, **facts)
+                if problem and (await self.backups.get(backup)).verify_problem:
+                    # Not only that nobody could tell.
+                    await self.audit.append(None, "backup.failed", actor=who, backup=backup, problem=problem)
 
         await self._begin("verify", row.name, work, wait_for_end=True)
 
