@@ -179,11 +179,19 @@ def test_a_drill_is_due_in_the_first_night_and_then_every_month_in_a_night() -> 
     first = row(at("2026-03-01 14:00"))
     assert not drill_due(at("2026-03-01 15:00"), [first], quiet=QUIET)
     assert drill_due(at("2026-03-02 03:20"), [first], quiet=QUIET)
-    drilled = row(at("2026-03-02 03:18"), drilled_at=at("2026-03-02 03:30"), drill_problem="a secret does not open")
+    drilled = row(at("2026-03-02 03:18"), drilled_at=at("2026-03-02 03:30"))
     assert not drill_due(at("2026-03-03 03:30"), [first, drilled], quiet=QUIET)
     assert not drill_due(at("2026-04-01 03:29"), [drilled], quiet=QUIET)
     assert drill_due(at("2026-04-01 03:30"), [drilled], quiet=QUIET)
     assert not drill_due(at("2026-04-01 12:00"), [drilled], quiet=QUIET)
+
+
+def test_after_a_drill_that_failed_the_next_is_in_the_next_night() -> None:
+    drilled = row(at("2026-03-02 03:18"), drilled_at=at("2026-03-02 03:30"), drill_problem="a secret does not open")
+    assert not drill_due(at("2026-03-02 04:30"), [drilled], quiet=QUIET)
+    assert drill_due(at("2026-03-03 03:30"), [drilled], quiet=QUIET)
+    again = row(at("2026-03-03 03:18"), drilled_at=at("2026-03-03 03:31"))
+    assert not drill_due(at("2026-03-04 03:30"), [drilled, again], quiet=QUIET)
 
 
 def test_the_next_drill_is_a_month_after_the_last_also_where_what_was_tried_is_gone() -> None:

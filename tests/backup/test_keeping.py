@@ -16,7 +16,6 @@ from company_agents.backup.keeping import may_go
 from company_agents.backup.rows import BackupRow
 from tests.backup.made import at, row
 
-
 NOW = at("2030-01-01 12:00")
 
 

@@ -4,6 +4,7 @@ The parts that make and try backups, built together.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from company_agents.audit.log import AuditLog
 from company_agents.backup.background import BackupWork
 from company_agents.backup.backups import Backups
-from company_agents.backup.drill import Drill
+from company_agents.backup.drill import Drill, clear_drills
 from company_agents.backup.places import open_place
 from company_agents.backup.schedule import WHO, BackupSchedule, is_scheduled
 from company_agents.backup.watch import BackupWatch
@@ -57,28 +58,36 @@ async def open_backups(
     work = BackupWork(backups, audit)
     parts = BackupParts(backups, drill, work, BackupWatch(backups, is_scheduled(settings), instance["created_at"]))
     scheduled, drills = is_scheduled(settings), settings.backup_drill == "monthly"
-    if not (long_lived and (scheduled or drills)):
-        try:
-            yield parts
-        finally:
-            await work.close()
-        return
-    schedule = BackupSchedule(
-        *(db, audit, backups.place, instance["id"], instance["created_at"]),
-        sealed=lambda: held.sealed,
-        make=lambda who: backups.make(who, scheduled=True),
-        verify=backups.prove,
-        compare=backups.look,
-        rows=backups.rows,
-        drill=lambda: drill.run(None, WHO),
-        scheduled=scheduled,
-        drills=drills,
-        daily=settings.backup_daily,
-        weekly=settings.backup_weekly,
-    )
-    schedule.start()
+    schedule = None
+    if long_lived and (scheduled or drills):
+        schedule = BackupSchedule(
+            *(db, audit, backups.place, instance["id"], instance["created_at"]),
+            sealed=lambda: held.sealed,
+            make=lambda who: backups.make(who, scheduled=True),
+            verify=backups.prove,
+            compare=backups.look,
+            rows=backups.rows,
+            drill=lambda: drill.run(None, WHO),
+            scheduled=scheduled,
+            drills=drills,
+            daily=settings.backup_daily,
+            weekly=settings.backup_weekly,
+        )
+        schedule.start()
     try:
-        yield parts
+        async with _cleared(settings) if long_lived else contextlib.nullcontext():
+            yield parts
     finally:
         await work.close()
-        await schedule.close()
+        if schedule is not None:
+            await schedule.close()
+
+
+@contextlib.asynccontextmanager
+async def _cleared(settings: Settings) -> AsyncIterator[None]:
+    """Meanwhile, what a drill that was killed has left is taken away: it may be as large as the instance, and is in plain text."""
+    clearing = asyncio.create_task(asyncio.to_thread(clear_drills, settings.home), name="drills-cleared")
+    try:
+        yield
+    finally:
+        await asyncio.wait([clearing])

@@ -44,6 +44,8 @@ AGAIN = (timedelta(minutes=15), timedelta(hours=1))
 BAD_AGAIN = timedelta(days=1)
 # A drill is due at night; where no night was awake for so much longer, at any time.
 DRILL_EVERY, DRILL_NIGHT, DRILL_ANYHOW = timedelta(days=30), timedelta(hours=4), timedelta(days=3)
+# After one that failed, the next night: with another backup, or what was in the way is gone.
+DRILL_AFTER_FAILURE = timedelta(hours=20)
 # A drill that says nothing of how it ended is not begun again before (seconds).
 DRILL_AGAIN = 20 * 3600.0
 # Seconds between two looks whether what was made is still there.
@@ -96,13 +98,18 @@ def due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta, since: da
 
 
 def drill_due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta) -> bool:
-    """Whether the newest backup is to be restored for a trial now: in the night after 30 days, or the first one."""
+    """
+    Whether the newest backup is to be restored for a trial now: in the night after 30 days, or the first one; after one that
+    failed, in the next.
+    """
     good = [row for row in rows if row.good and row.ours]
     if not good:
         return False
-    drilled = max((row.drilled_at for row in rows if row.drilled_at is not None), default=None)
-    first = min(row.created_at for row in good)
-    ripe = drilled + DRILL_EVERY if drilled is not None else first
+    drills = [(row.drilled_at, row.drill_problem) for row in rows if row.drilled_at is not None]
+    ripe = min(row.created_at for row in good)
+    if drills:
+        last, problem = max(drills)
+        ripe = last + (DRILL_AFTER_FAILURE if problem else DRILL_EVERY)
     return now >= ripe and (now - last_quiet(now, quiet) < DRILL_NIGHT or now >= ripe + DRILL_ANYHOW)
 
 
