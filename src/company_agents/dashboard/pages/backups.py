@@ -131,7 +131,9 @@ def _line(row: BackupRow, names: Names, states: dict[str, KeyState], place: str)
         keys=[_needed(key_id, states.get(key_id)) for key_id in row.key_ids],
         kept_back=kept_back(row, place),
         where=row.place.removeprefix("file://"),
-        command=f"company-agents backup restore {shlex.quote(path)}" if path and row.state == WHOLE else "",
+        command=f"company-agents backup restore {shlex.quote(path)}"
+        if path and row.state == WHOLE and row.missing_at is None
+        else "",
     )
 
 
