@@ -211,8 +211,8 @@ class AuditLog:
             await self._link_and_write(left)
         except Exception as error:
             self._heads.clear()
-            if isinstance(error, Tampered) and len(left) > 1:
-                # One chain that takes no event is no reason to refuse the others theirs.
+            if not isinstance(error, (Sealed, Unavailable)) and len(left) > 1:
+                # One chain that takes no event is no reason to refuse the others theirs, whatever the database says of it.
                 return all([await self._commit(events) for events in left.values()])
             if not isinstance(error, Sealed):
                 log.warning("the audit log could not be written", exc_info=error)

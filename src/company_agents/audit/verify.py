@@ -80,7 +80,9 @@ async def verify_chain(
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """An event for people and programs."""
-    return {"seq": row["seq"], **json.loads(row["record"])}
+    # Its number comes first, and what the record says of a number does not count.
+    record: dict[str, Any] = json.loads(row["record"])
+    return {"seq": 0} | record | {"seq": row["seq"]}
 
 
 async def newest(tx: Tx, chain: UUID, *, limit: int, before: int | None = None) -> list[dict[str, Any]]:
