@@ -73,7 +73,7 @@ def unwrap(content: bytes, passphrase: Sensitive) -> KeyRing:
         ) from None
     try:
         found = tuple(_key(entry) for entry in json.loads(plain)["keys"])
-    except (ValueError, KeyError, TypeError, CompanyAgentsError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CompanyAgentsError):
         raise broken("its key ring holds no keys") from None
     return KeyRing(found)
 
