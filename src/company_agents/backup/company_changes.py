@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from company_agents.backup.company_checks import changed_columns
+from company_agents.backup.company_sealed import ADAPTER, Places
 from company_agents.backup.company_tables import AGENT_TOKEN, SECRETS_THAT_STAY, kind_of_secret
 from company_agents.db.moving import Values
 
@@ -19,6 +22,8 @@ UNDECIDED_APPROVAL = "its company was moved to another instance before anybody d
 MOVED_APPROVAL = "its company was moved to another instance before it was sent"
 UNCERTAIN_APPROVAL = "its company was moved to another instance while it was being sent"
 MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
+HELD_INTEGRATION = "its company was moved here, and nobody here has let it into the private network"
+HELD_HINT = "where it goes is meant: confirm it; else delete it, and connect it anew"
 
 _PASSED_THROUGH = ("finished", "expired")
 
@@ -50,19 +55,30 @@ class Changes:
     name: str | None = None
     enable_schedules: bool = False
     revoke_tokens: bool = False
+    allow_private: bool = False
+    places: Places = field(default_factory=Places)
     agents: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     unsandboxed: list[str] = field(default_factory=list)
     without_adapter: list[str] = field(default_factory=list)
+    private_adapters: list[str] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
     providers: set[str] = field(default_factory=set)
     schedules_paused: int = 0
     webhooks_disabled: int = 0
     runs_ended: int = 0
     approvals_ended: int = 0
     runs: EndedRuns = field(default_factory=EndedRuns)
+    # Secrets of adapters that were left behind.
+    _without: set[str] = field(default_factory=set)
 
     def apply(self, table: str, columns: Sequence[str], rows: Sequence[Values]) -> list[Values]:
-        """The rows as they are inserted."""
+        """
+        The rows as they are inserted.
+
+        Raises:
+            KeyError: what is changed is none of their columns.
+        """
         change = _CHANGES.get(table)
         if change is None:
             return list(rows)
@@ -70,7 +86,7 @@ class Changes:
         for row in rows:
             record: Record = dict(zip(columns, row, strict=True))
             if change(self, record):
-                changed.append([record[name] for name in columns])
+                changed.append(changed_columns(columns, record))
         return changed
 
     def company(self, row: Record) -> bool:
@@ -78,11 +94,19 @@ class Changes:
             row["name"] = self.name
         return True
 
+    def _is_held(self, integration: str | None) -> bool:
+        return not self.allow_private and integration in self.places.integrations
+
     def agent(self, row: Record) -> bool:
         self.agents[str(row["id"])] = str(row["name"])
         # Who may let a process out of the sandbox, or open that, is an owner of the instance: nobody has said so here.
         if row.get("adapter") == "process" and _opens(row.get("adapter_config")):
             self.without_adapter.append(str(row["name"]))
+            row |= {"adapter": None, "adapter_config": "{}"}
+        # What it is handed is signed, and goes to where somebody else's instance could reach.
+        elif row.get("adapter") == "http" and not self.allow_private and row["id"] in self.places.agents:
+            self.private_adapters.append(str(row["name"]))
+            self._without.add(f"{ADAPTER}/{row['id']}")
             row |= {"adapter": None, "adapter_config": "{}"}
         # A file may say so in another way than the database does.
         elif row.get("unsandboxed") not in (None, "f"):
@@ -95,6 +119,8 @@ class Changes:
         kind = kind_of_secret(str(row["name"]))
         if kind in SECRETS_THAT_STAY or (kind == AGENT_TOKEN and self.revoke_tokens):
             return False
+        if row["id"] in self.places.left or row["name"] in self._without:
+            return False
         if kind == AGENT_TOKEN:
             self.tokens.append(str(row["name"]).partition("/")[2])
         return True
@@ -105,6 +131,21 @@ class Changes:
         row["probe_due_at"] = None
         if row.get("status") == "refreshing":
             row["status"] = "connected"
+        if self._is_held(row["id"]):
+            self.held_back.append(str(row["name"]))
+            row |= {"status": "needs attention", "status_reason": HELD_INTEGRATION, "status_hint": HELD_HINT}
+            row["status_since"] = self.moment
+        return True
+
+    def version(self, row: Record) -> bool:
+        if row["state"] != "current":
+            # It is revoked by the instance that it came from, where runs may hold it still.
+            row |= {"secret_id": None, "revoke_after": None, "refresh_due_at": None}
+            if row["state"] == "draining":
+                row |= {"state": "retired", "retired_at": self.moment}
+        elif self._is_held(row["integration_id"]):
+            # Its secret is here, and nothing names it: so nobody uses it, tries it or renews it.
+            row |= {"secret_id": None, "secret_lost": "t", "refresh_due_at": None}
         return True
 
     def schedule(self, row: Record) -> bool:
@@ -112,6 +153,11 @@ class Changes:
             # Whatever its text is: there are more words for yes than the one that Postgres writes.
             self.schedules_paused += row.get("enabled") != "f"
             row["enabled"], row["next_at"] = "f", None
+        elif row["next_at"] is not None and datetime.fromisoformat(row["next_at"]) <= datetime.fromisoformat(
+            self.moment
+        ):
+            # The other instance has served it.
+            row["missed"] = "t"
         return True
 
     def run(self, row: Record) -> bool:
@@ -178,6 +224,7 @@ _CHANGES: dict[str, Callable[[Changes, Record], bool]] = {
     "agents": Changes.agent,
     "secrets": Changes.secret,
     "integrations": Changes.integration,
+    "credential_versions": Changes.version,
     "schedules": Changes.schedule,
     "runs": Changes.run,
     "approvals": Changes.approval,

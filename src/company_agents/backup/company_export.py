@@ -88,6 +88,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise _not_writable(path, error) from error
     try:
         with file:
+            _try_link(part, path)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -101,6 +102,21 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _try_link(part: Path, path: Path) -> None:
+    """See now, and not after all the work, that the file can get its name."""
+    trial = part.with_name(f"{part.name}.link")
+    try:
+        os.link(part, trial, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        raise WrongUsage(
+            f"{path} cannot be written: its file system has no hard links",
+            hint="name a file on another disk, and copy it from there",
+        ) from error
+    trial.unlink()
 
 
 def _sync(folder: Path) -> None:
@@ -157,7 +173,8 @@ class CompanyExport:
         wrapped = await asyncio.to_thread(ring.wrap, (transport,), passphrase)
         out = ArchiveWriter(file)
         out.add(RING, wrapped)
-        verified = await verify_chain(self.tx, self.company, self.audit_keys)
+        lost = await self.tx.one("audit_keys_lost")
+        verified = await verify_chain(self.tx, self.company, self.audit_keys, lost["number"] if lost else 0)
         out.add(HEADS, await self._head(verified))
         found = await tables(self.tx, [each.table for each in TRAVELS])
         sealed = 0
@@ -167,9 +184,10 @@ class CompanyExport:
             if each is SECRETS:
                 out.begin(each.member, _SECRET)
                 async with contextlib.aclosing(self._secrets(transport)) as batches:
-                    async for content, rows in batches:
-                        out.write(content, rows)
-                        sealed += rows
+                    async for batch in batches:
+                        for row in batch:
+                            out.write(row, 1)
+                        sealed += len(batch)
                 continue
             out.begin(each.member, tuple(columns.types))
             async with contextlib.aclosing(rows_out(self.tx, columns, each.owner, each.sorted_by)) as rows_of_it:
@@ -218,18 +236,18 @@ class CompanyExport:
             company_name=name,
         )
 
-    async def _secrets(self, transport: MasterKey) -> AsyncGenerator[tuple[bytes, int], None]:
+    async def _secrets(self, transport: MasterKey) -> AsyncGenerator[list[bytes], None]:
         batch: list[Row] = []
         stream = self.tx.stream("company_secrets", company_id=self.company, but=list(SECRETS_THAT_STAY))
         async for row in stream:
             batch.append(row)
             if len(batch) == BATCH:
-                yield await asyncio.to_thread(self._resealed, batch, transport), len(batch)
+                yield await asyncio.to_thread(self._resealed, batch, transport)
                 batch = []
         if batch:
-            yield await asyncio.to_thread(self._resealed, batch, transport), len(batch)
+            yield await asyncio.to_thread(self._resealed, batch, transport)
 
-    def _resealed(self, rows: list[Row], transport: MasterKey) -> bytes:
+    def _resealed(self, rows: list[Row], transport: MasterKey) -> list[bytes]:
         found = reseal([_sealed(row, self.company) for row in rows], self.keys, transport)
         if found.bad:
             raise _closed(found.bad)
@@ -247,7 +265,7 @@ class CompanyExport:
                     )
                 )
             )
-        return b"".join(lines)
+        return lines
 
 
 def _sealed(row: Row, company: UUID) -> SealedRow:

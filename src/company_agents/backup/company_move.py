@@ -14,14 +14,17 @@ from company_agents.audit.log import AuditLog
 from company_agents.backup import ring
 from company_agents.backup.company_changes import Changes
 from company_agents.backup.company_export import CompanyExport, Exported, Say, keys_of, new_file
-from company_agents.backup.company_import import AgentOfToken, CompanyFile, CompanyImport, Imported, whole_file
+from company_agents.backup.company_file import CompanyFile, whole_file
+from company_agents.backup.company_import import AgentOfToken, CompanyImport, Imported
+from company_agents.backup.company_tables import TRAVELS
 from company_agents.companies.scope import CompanyScope
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database, Tx
+from company_agents.db.moving import tables
 from company_agents.errors import Conflict, NotFound, Sealed
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
-from company_agents.identity.principal import Principal
+from company_agents.identity.principal import Caller, Principal
 from company_agents.rotation.fence import Fence
 from company_agents.rotation.panic import sealed_since
 from company_agents.secret_store.audit_keys import AuditKeys
@@ -63,11 +66,12 @@ class CompanyMover:
             said = {"actor": principal.label, "archive": archive, "name": name}
             await self.audit.append(None, "company.exported", company=company_id, **said)
             await self.audit.append(company_id, "company.exported", **said)
-            audit_keys = await self.audit_keys.all()
             scope = CompanyScope(company_id, self.db)
             async with scope.transaction() as tx:
                 await tx.run("audit_one_moment")
+                # The first reading: from here on it is that moment. A chain of it names no key that is not there afterwards.
                 await tx.run("company_move_settings")
+                audit_keys = await self.audit_keys.all()
                 keys = KeyRing(tuple([await self.held.get(key_id) for key_id in await keys_of(tx, company_id)]))
                 work = CompanyExport(tx, company_id, self.audit.instance_id, keys, audit_keys, archive, say)
                 done = await work.write(out, name, passphrase)
@@ -85,15 +89,17 @@ class CompanyMover:
         name: str | None = None,
         enable_schedules: bool = False,
         revoke_tokens: bool = False,
+        allow_private_network: bool = False,
         say: Say = silent,
     ) -> Imported:
         """
         Bring a company in from a file: all of it, or nothing. `name`: what it is called here. Without `enable_schedules` its
         schedules are paused, and its webhooks are disabled in any case: the instance that it came from may be at work still.
-        With `revoke_tokens` the tokens of its agents are left behind.
+        With `revoke_tokens` the tokens of its agents are left behind. Without `allow_private_network` what would send into the
+        private network of this instance is held back, until somebody confirms it.
 
         Raises:
-            Broken: the file is not whole.
+            Broken: the file is not whole, or holds what no program here would write.
             Newer: it is of a newer version.
             WrongPassphrase: the passphrase is not its own.
             Tampered: it was altered.
@@ -102,13 +108,50 @@ class CompanyMover:
         """
         principal.require(Permission.COMPANY_CREATE)
         name = good_name(name, "a company") if name is not None else None
-        changes = Changes(name=name, enable_schedules=enable_schedules, revoke_tokens=revoke_tokens)
+        changes = Changes(
+            name=name,
+            enable_schedules=enable_schedules,
+            revoke_tokens=revoke_tokens,
+            allow_private=allow_private_network,
+        )
+        async with self.db.transaction(None) as tx:
+            found = await tables(tx, [each.table for each in TRAVELS])
         # Nobody changes the master key meanwhile, so that to write for long keeps no rotation waiting.
-        async with whole_file(file, passphrase, say) as source, Fence.taken(self.db) as fence:
-            called = name or source.manifest.company_name
+        async with whole_file(file, passphrase, found, say) as source, Fence.taken(self.db) as fence:
+            # What the row says does not count: this is the name that was looked at.
+            called = changes.name = name or source.name
+            changes.places = source.places
             await self._is_free(source.company, called)
             work = await self._write(principal, fence, source, changes, called, say)
         return _imported(source, work, called)
+
+    async def confirm(self, caller: Caller, integration_id: UUID) -> None:
+        """
+        Let an integration that came with a company go into the private network of this instance, where its credential says.
+
+        Raises:
+            NotFound: there is none that was held back.
+        """
+        # As whoever connects one there.
+        caller.require(Permission.INTEGRATION_CONNECT)
+        async with caller.scope.transaction() as tx:
+            row = await tx.one("company_held", id=integration_id)
+            if row is None:
+                raise NotFound(
+                    "there is no such integration that waits to be confirmed",
+                    hint="`company-agents integration list --company ID` shows them",
+                )
+            await tx.run("company_held_version", id=integration_id, version=row["version"], secret_id=row["secret_id"])
+            await tx.run("company_held_let_go", id=integration_id)
+            facts = {"actor": caller.label, "integration": integration_id, "provider": row["provider"]}
+            # Before the commit: at worst the record says one thing too many.
+            await self.audit.append(
+                caller.scope.company_id,
+                "integration.connected",
+                **facts,
+                host=row["destination"],
+                version=row["version"],
+            )
 
     async def _find(self, company: str) -> tuple[UUID, str]:
         try:
@@ -124,6 +167,13 @@ class CompanyMover:
     async def _is_free(self, company: UUID, name: str) -> None:
         async with self.db.transaction(None) as tx:
             row = await tx.one("company_find", id=company, name=name)
+            instance = await tx.one("company_move_instance", id=company)
+        if instance is not None:
+            raise Conflict(
+                "this company has the id of this instance, or of one that it was before",
+                hint="nothing was changed; no program here gives such an id: ask whoever gave you the file",
+                code="company_is_instance",
+            )
         if row is not None and row["id"] == company:
             raise Conflict(
                 f"this company is here already, as {row['name']}", hint="nothing was changed", code="company_is_here"
@@ -197,6 +247,9 @@ def _imported(source: CompanyFile, work: CompanyImport, name: str) -> Imported:
         approvals_ended=changes.approvals_ended,
         unsandboxed=changes.unsandboxed,
         without_adapter=changes.without_adapter,
+        private_adapters=changes.private_adapters,
+        held_back=changes.held_back,
+        goes=list(source.places.goes),
         providers=sorted(changes.providers),
         chain_faults=source.head.faults,
     )

@@ -22,7 +22,7 @@ from uuid import UUID
 
 import pytest
 import zstandard
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -33,6 +33,8 @@ from company_agents.backup.archive import RING, ArchiveReader, ArchiveWriter, op
 from company_agents.backup.company_import import Imported
 from company_agents.backup.manifest import Manifest, Member
 from company_agents.crypto.keyring import MasterKey
+from company_agents.crypto.place import additional_data
+from company_agents.db.moving import line, lines
 from company_agents.sensitive import Sensitive
 from company_agents.settings import read_settings
 from tests.cli.postgres import OwnPostgres
@@ -282,3 +284,73 @@ async def is_refused(target: Place, file: Path, error: Any, passphrase: Sensitiv
         await app.store.flush_used()
         assert every_row(target) == before
     return str(refused.value)
+
+
+def with_fields(file: Path, table: str, row: int | None = 0, **values: str) -> Change:
+    """A change of a file: these columns of one row of a table, or (None) of each, are these texts, as COPY writes them."""
+    member = fields(manifest_of(file), table)
+
+    def change(contents: dict[str, bytes]) -> None:
+        rows = range(contents[member.name].count(b"\n")) if row is None else (row,)
+        for number in rows:
+            for column, value in values.items():
+                contents[member.name] = altered_field(contents[member.name], member, column, value, number)
+
+    return change
+
+
+def rows_in(file: Path, table: str) -> list[dict[str, str | None]]:
+    """The rows of a table in a file."""
+    member = fields(manifest_of(file), table)
+    return [dict(zip(member.columns, row, strict=True)) for row in lines(members(file)[member.name])]
+
+
+def with_rows(file: Path, table: str, change: Callable[[dict[str, str | None]], list[dict[str, str | None]]]) -> Change:
+    """A change of a file: each row of a table becomes these."""
+    member = fields(manifest_of(file), table)
+
+    def changed(contents: dict[str, bytes]) -> None:
+        made = []
+        for row in lines(contents[member.name]):
+            for new in change(dict(zip(member.columns, row, strict=True))):
+                made.append(line([new[column] for column in member.columns]))
+        contents[member.name] = b"".join(made)
+
+    return changed
+
+
+def with_sealed(file: Path, prefix: str, change: Callable[[bytes], bytes]) -> Change:
+    """A change of a file: what secrets hold whose names begin so is another; whoever knows the passphrase can seal it."""
+    key, aead = transport_key(file), AESGCM(transport_key(file).secret.reveal())
+
+    def resealed(row: dict[str, str | None]) -> list[dict[str, str | None]]:
+        if str(row["name"]).startswith(prefix):
+            whose, secret = UUID(str(row["company_id"])).bytes, UUID(str(row["id"])).bytes
+            data = additional_data(whose, secret, str(row["name"]).encode(), key.key_id.encode())
+            value, nonce = (bytes.fromhex(str(row[name])[2:]) for name in ("value", "nonce"))
+            row["value"] = "\\x" + aead.encrypt(nonce, change(aead.decrypt(nonce, value, data)), data).hex()
+        return [row]
+
+    return with_rows(file, "secrets", resealed)
+
+
+def together(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def change(contents: dict[str, bytes]) -> None:
+        for each in changes:
+            each(contents)
+
+    return change
+
+
+async def refused(target: Place, source: Source, folder: Path, changes: list[tuple[Change, Any, str]]) -> None:
+    """Each of these changes makes a file that is refused, with such a sentence."""
+    async with target.open() as app:
+        before = every_row(target)
+        for number, (change, error, said) in enumerate(changes):
+            file = remade(source.light, folder / f"file {number}", change)
+            with pytest.raises(error, match=said):
+                await bring_in(app, file)
+            await app.store.flush_used()
+            assert every_row(target) == before, (number, said)

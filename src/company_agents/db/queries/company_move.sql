@@ -8,6 +8,24 @@ SELECT set_config('statement_timeout', '0', true), set_config('datestyle', 'ISO'
 SELECT id, name FROM companies WHERE id = %(id)s::uuid OR name = %(name)s
 ORDER BY id = %(id)s::uuid DESC NULLS LAST LIMIT 1;
 
+-- name: company_move_instance
+-- Whether an id is that of this instance, or of one that it was before.
+SELECT id FROM instance WHERE id = %(id)s UNION ALL SELECT id FROM former_instances WHERE id = %(id)s LIMIT 1;
+
+-- name: company_move_references
+-- For each reference whose key has no company in it, a statement that finds a row which refers to what cannot be seen here.
+SELECT c.relname AS name,
+       format('SELECT FROM public.%%I r WHERE %%s AND NOT EXISTS (SELECT FROM %%s s WHERE %%s) LIMIT 1', c.relname,
+              string_agg(format('r.%%I IS NOT NULL', a.attname), ' AND '), k.confrelid::regclass,
+              string_agg(format('s.%%I = r.%%I', b.attname, a.attname), ' AND ')) AS statement
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other)
+JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.own
+JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.other
+WHERE k.contype = 'f' AND k.connamespace = 'public'::regnamespace AND c.relname = ANY (%(tables)s)
+GROUP BY k.oid, c.relname, k.confrelid HAVING NOT bool_or(a.attname = 'company_id')
+ORDER BY c.relname;
+
 -- name: company_move_tables
 -- What the catalog says of these tables. `own`: the table numbers its rows itself, and each instance does so for itself.
 SELECT c.relname AS name, array_agg(a.attname::text ORDER BY a.attnum) AS columns,
@@ -70,3 +88,21 @@ INSERT INTO audit_heads (chain, seq, mac, audit_key) VALUES (%(chain)s, %(seq)s,
 -- name: company_last_event_insert
 INSERT INTO audit_events (chain, seq, record, audit_key, mac)
 VALUES (%(chain)s, %(seq)s, %(record)s, %(audit_key)s, %(mac)s);
+
+-- name: company_held
+-- An integration that was held back, whose secret nothing names.
+SELECT i.provider, i.name, i.destination, v.version, s.id AS secret_id
+FROM integrations i
+JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current' AND v.secret_id IS NULL AND v.secret_lost
+JOIN secrets s ON s.company_id = i.company_id AND s.name = 'integration/' || i.id || '/' || v.version
+WHERE i.id = %(id)s FOR UPDATE OF i, v;
+
+-- name: company_held_version
+UPDATE credential_versions SET secret_id = %(secret_id)s, secret_lost = false,
+    refresh_due_at = CASE WHEN consent AND expires_at IS NOT NULL AND refresh_problem IN ('', 'not now') THEN now() END
+WHERE integration_id = %(id)s AND version = %(version)s;
+
+-- name: company_held_let_go
+UPDATE integrations SET status = 'connected', status_reason = '', status_hint = '', status_since = now(),
+    probe_due_at = NULL, updated_at = now()
+WHERE id = %(id)s;
