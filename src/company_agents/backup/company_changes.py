@@ -23,7 +23,7 @@ MOVED_APPROVAL = "its company was moved to another instance before it was sent"
 UNCERTAIN_APPROVAL = "its company was moved to another instance while it was being sent"
 MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
 HELD_INTEGRATION = "its company was moved here, and nobody here has let it into the private network"
-HELD_HINT = "where it goes is meant: confirm it; else delete it, and connect it anew"
+HELD_HINT = "if its address is meant, somebody of this instance confirms it; or delete it, and connect it anew"
 
 _PASSED_THROUGH = ("finished", "expired")
 
