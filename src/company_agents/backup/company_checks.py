@@ -35,6 +35,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}")
 _HEX = re.compile(r"\\x([0-9a-f]{2})*")
 # What is added to such a number does not leave its type.
 _MOST = {"integer": 2**30, "bigint": 2**60}
+_ANY = {"integer": 2**31, "bigint": 2**63}
 
 # Tables whose rows people know by their names, and what such a row is.
 _NAMED = {"agents": "an agent", "integrations": "an integration", "schedules": "a schedule"}
@@ -131,7 +132,10 @@ def _check_of(kind: str, column: str) -> tuple[Callable[[str], bool], str] | Non
     if kind == "bytea":
         return _matches(_HEX), "bytes that are none"
     if kind in _MOST:
-        most = MOST_SEQ if column in ("seq", "instance_seq") else _MOST[kind]
+        # Whoever starts a run may limit it to as much as the type takes, and nothing is added to that.
+        most = (
+            MOST_SEQ if column in ("seq", "instance_seq") else _ANY[kind] if column.endswith("_limit") else _MOST[kind]
+        )
         return lambda text: _NUMBER.fullmatch(text) is not None and abs(int(text)) < most, "a number that is none"
     return None
 

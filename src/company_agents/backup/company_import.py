@@ -6,6 +6,7 @@ which row-level security takes no row of another one, whatever the file says.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
@@ -19,6 +20,7 @@ from company_agents.backup.company_file import BY_MEMBER, CompanyFile, event_num
 from company_agents.backup.company_sealed import Goes
 from company_agents.backup.company_tables import EVENTS, FOLDER, SECRETS, TRAVELS
 from company_agents.backup.manifest import Member, broken
+from company_agents.backup.threads import in_thread
 from company_agents.crypto.batch import reseal
 from company_agents.crypto.cipher import NONCE_BYTES
 from company_agents.crypto.keyring import MasterKey
@@ -95,7 +97,7 @@ class CompanyImport:
         pieces = reader.pieces()
         inserting: Inserting | None = None
         of: Member | None = None
-        while (piece := await asyncio.to_thread(_next, pieces)) is not None:
+        while (piece := await in_thread(lambda: _next(pieces), threading.Event())) is not None:
             member, content = piece
             self.say("writing", reader.done, reader.size)
             if member.name not in BY_MEMBER:

@@ -28,6 +28,7 @@ from tests.backup.company.moved import (
     refused,
     remade,
     rows_in,
+    rows_of,
     with_fields,
     with_sealed,
 )
@@ -124,6 +125,14 @@ async def test_other_spellings_and_numbers_that_leave_no_room_are_refused(
             (with_fields(light, "agents", id="{" + str(source.agent) + "}"), Broken, "an id that is none"),
         ],
     )
+
+
+async def test_a_run_may_be_limited_to_whatever_its_column_takes(source: Source, target: Place, tmp_path: Path) -> None:
+    most = {"token_limit": str(2**63 - 1), "micros_limit": str(2**63 - 1), "time_limit": str(2**31 - 1)}
+    file = remade(source.light, tmp_path / "file", with_fields(source.light, "runs", **dict[str, Any](most)))
+    async with target.open() as app:
+        await bring_in(app, file)
+        assert {str(row["token_limit"]) for row in rows_of(target, source.mine)["runs"]} == {most["token_limit"]}
 
 
 async def test_events_that_are_none_are_refused(source: Source, target: Place, tmp_path: Path) -> None:
