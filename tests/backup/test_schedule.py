@@ -401,12 +401,15 @@ async def test_one_that_hangs_in_making_keeps_nobody_from_hearing_that_it_is_lat
 
 async def test_a_clock_that_is_set_back_after_the_start_silences_nothing(world: World) -> None:
     await world.lies_there(world.now() - timedelta(hours=40))
-    schedule = world.schedule(every=0.01, steady=time.monotonic, now=lambda: datetime.now(UTC) + clock)
-    clock = 365 * DAY
-    schedule._started = time.monotonic() - module.SETTLE
-    schedule._drilled = schedule._started
-    clock = timedelta()
-    await schedule.look()
+    wrong, passed = [365 * DAY], [0.0]
+    now = lambda: datetime.now(UTC) + wrong[0]  # noqa: E731
+    schedule = world.schedule(every=3600, steady=lambda: passed[0], now=now)
+    schedule.start()
+    wrong[0], passed[0] = timedelta(), module.SETTLE
+    try:
+        await schedule.look()
+    finally:
+        await schedule.close()
     assert world.makes == [WHO]
 
 

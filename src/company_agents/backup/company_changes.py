@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from company_agents.backup.company_checks import changed_columns
-from company_agents.backup.company_sealed import ADAPTER, Places
+from company_agents.backup.company_sealed import ADAPTER, INTEGRATION, Places
 from company_agents.backup.company_tables import AGENT_TOKEN, SECRETS_THAT_STAY, kind_of_secret
 from company_agents.db.moving import Values
 
@@ -22,8 +22,8 @@ UNDECIDED_APPROVAL = "its company was moved to another instance before anybody d
 MOVED_APPROVAL = "its company was moved to another instance before it was sent"
 UNCERTAIN_APPROVAL = "its company was moved to another instance while it was being sent"
 MOVED_WEBHOOK = "its company was moved here: enable it once the instance that it came from does not send any more"
-HELD_INTEGRATION = "its company was moved here, and nobody here has let it into the private network"
-HELD_HINT = "if its address is meant, somebody of this instance confirms it; or delete it, and connect it anew"
+HELD_INTEGRATION = "its company was moved here, and its credential, which goes into a private network, was left behind"
+HELD_HINT = "delete it and connect it anew, if its address is meant here too"
 
 _PASSED_THROUGH = ("finished", "expired")
 
@@ -121,6 +121,8 @@ class Changes:
             return False
         if row["id"] in self.places.left or row["name"] in self._without:
             return False
+        if kind == INTEGRATION and self._is_held(str(row["name"]).split("/")[1]):
+            return False
         if kind == AGENT_TOKEN:
             self.tokens.append(str(row["name"]).partition("/")[2])
         return True
@@ -144,7 +146,6 @@ class Changes:
             if row["state"] == "draining":
                 row |= {"state": "retired", "retired_at": self.moment}
         elif self._is_held(row["integration_id"]):
-            # Its secret is here, and nothing names it: so nobody uses it, tries it or renews it.
             row |= {"secret_id": None, "secret_lost": "t", "refresh_due_at": None}
         return True
 

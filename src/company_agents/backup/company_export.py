@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
 
@@ -31,7 +28,7 @@ from company_agents.crypto.keyring import KeyRing, MasterKey
 from company_agents.db.database import Row, Tx
 from company_agents.db.migrate import known_migrations
 from company_agents.db.moving import line, rows_out, tables
-from company_agents.errors import CompanyAgentsError, Conflict, Failed, WrongUsage
+from company_agents.errors import Failed
 from company_agents.sensitive import Sensitive
 
 Say = Callable[[str, int, int], None]
@@ -67,87 +64,6 @@ def schema_at(last: int) -> Schema:
     steps = [step for step in known_migrations() if step.version <= last]
     text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
     return Schema(last, hashlib.sha256(text.encode()).hexdigest())
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """
-    A file that nobody else can read, which has its name once it is whole, and is gone otherwise.
-
-    Raises:
-        Conflict: there is something of this name.
-        WrongUsage: there cannot be a file of this name.
-        Failed: the disk is full, or does not take it.
-    """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        if path.is_symlink() or path.exists():
-            raise _is_there(path)
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+b")
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    try:
-        with file:
-            _try_link(part, path)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # Not renamed: that would take the place of what somebody else has put there meanwhile.
-        os.link(part, path, follow_symlinks=False)
-        _sync(path.parent)
-    except FileExistsError as error:
-        raise _is_there(path) from error
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def _try_link(part: Path, path: Path) -> None:
-    """See now, and not after all the work, that the file can get its name."""
-    trial = part.with_name(f"{part.name}.link")
-    try:
-        os.link(part, trial, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        raise WrongUsage(
-            f"{path} cannot be written: its file system has no hard links",
-            hint="name a file on another disk, and copy it from there",
-        ) from error
-    trial.unlink()
-
-
-def _sync(folder: Path) -> None:
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
-
-
-def _is_there(path: Path) -> Conflict:
-    return Conflict(f"there is {path} already", hint="nothing is written over: choose another name", code="file_exists")
-
-
-def _not_writable(path: Path, error: OSError) -> CompanyAgentsError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Failed(
-            f"there is no room for {path}", hint="nothing of it was left there; free some space", code="disk_full"
-        )
-    if error.errno in (
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-    ):
-        why = (error.strerror or "").lower()
-        return WrongUsage(f"{path} cannot be written: {why}", hint="name a file in a folder that you may write to")
-    return Failed(f"{path} cannot be written: {(error.strerror or 'input/output error').lower()}")
 
 
 @dataclass

@@ -13,10 +13,12 @@ from company_agents.audit.chain import canonical
 from company_agents.audit.log import AuditLog
 from company_agents.backup import ring
 from company_agents.backup.company_changes import Changes
-from company_agents.backup.company_export import CompanyExport, Exported, Say, keys_of, new_file
+from company_agents.backup.company_export import CompanyExport, Exported, Say, keys_of
 from company_agents.backup.company_file import CompanyFile, whole_file
 from company_agents.backup.company_import import AgentOfToken, CompanyImport, Imported
 from company_agents.backup.company_tables import TRAVELS
+from company_agents.backup.export import target_path
+from company_agents.backup.files import new_file
 from company_agents.companies.scope import CompanyScope
 from company_agents.crypto.keyring import KeyRing
 from company_agents.db.database import Database, Tx
@@ -24,7 +26,7 @@ from company_agents.db.moving import tables
 from company_agents.errors import Conflict, NotFound, Sealed
 from company_agents.identity.directory import good_name
 from company_agents.identity.permissions import Permission
-from company_agents.identity.principal import Caller, Principal
+from company_agents.identity.principal import Principal
 from company_agents.rotation.fence import Fence
 from company_agents.rotation.panic import sealed_since
 from company_agents.secret_store.audit_keys import AuditKeys
@@ -62,7 +64,7 @@ class CompanyMover:
         ring.check_passphrase(passphrase)
         company_id, name = await self._find(company)
         archive = uuid4()
-        with new_file(file) as out:
+        with new_file(target_path(str(file))) as out:
             said = {"actor": principal.label, "archive": archive, "name": name}
             await self.audit.append(None, "company.exported", company=company_id, **said)
             await self.audit.append(company_id, "company.exported", **said)
@@ -95,8 +97,8 @@ class CompanyMover:
         """
         Bring a company in from a file: all of it, or nothing. `name`: what it is called here. Without `enable_schedules` its
         schedules are paused, and its webhooks are disabled in any case: the instance that it came from may be at work still.
-        With `revoke_tokens` the tokens of its agents are left behind. Without `allow_private_network` what would send into the
-        private network of this instance is held back, until somebody confirms it.
+        With `revoke_tokens` the tokens of its agents are left behind. Without `allow_private_network` credentials that would
+        go into the private network of this instance are left behind.
 
         Raises:
             Broken: the file is not whole, or holds what no program here would write.
@@ -124,34 +126,6 @@ class CompanyMover:
             await self._is_free(source.company, called)
             work = await self._write(principal, fence, source, changes, called, say)
         return _imported(source, work, called)
-
-    async def confirm(self, caller: Caller, integration_id: UUID) -> None:
-        """
-        Let an integration that came with a company go into the private network of this instance, where its credential says.
-
-        Raises:
-            NotFound: there is none that was held back.
-        """
-        # As whoever connects one there.
-        caller.require(Permission.INTEGRATION_CONNECT)
-        async with caller.scope.transaction() as tx:
-            row = await tx.one("company_held", id=integration_id)
-            if row is None:
-                raise NotFound(
-                    "there is no such integration that waits to be confirmed",
-                    hint="`company-agents integration list --company ID` shows them",
-                )
-            await tx.run("company_held_version", id=integration_id, version=row["version"], secret_id=row["secret_id"])
-            await tx.run("company_held_let_go", id=integration_id)
-            facts = {"actor": caller.label, "integration": integration_id, "provider": row["provider"]}
-            # Before the commit: at worst the record says one thing too many.
-            await self.audit.append(
-                caller.scope.company_id,
-                "integration.connected",
-                **facts,
-                host=row["destination"],
-                version=row["version"],
-            )
 
     async def _find(self, company: str) -> tuple[UUID, str]:
         try:

@@ -215,11 +215,16 @@ def target_path(text: str) -> Path:
     The file that a backup is to become.
 
     Raises:
-        WrongUsage: its folder is not there, or it names one.
+        WrongUsage: its folder is not there, or it names one, or there cannot be such a file.
     """
     path = Path(text).expanduser().absolute()
-    if path.is_dir() or not path.parent.is_dir():
+    try:
+        is_folder, is_nowhere = path.is_dir(), not path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        why = (getattr(error, "strerror", "") or "it is no name of a file").lower()
+        raise WrongUsage(f"there cannot be such a file: {why}", hint="name a new file") from error
+    if is_folder or is_nowhere:
         raise WrongUsage(
-            f"{path} is {'a folder' if path.is_dir() else 'in a folder that does not exist'}", hint="name a new file"
+            f"{path} is {'a folder' if is_folder else 'in a folder that does not exist'}", hint="name a new file"
         )
     return path

@@ -99,6 +99,21 @@ def _locked(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """
+    The same for one that is written in one go: it gets its name at the end.
+
+    Raises:
+        Conflict: there is something of this name.
+    """
+    with fresh(path.parent, path.name) as new:
+        if os.path.lexists(path):
+            raise taken(path)
+        yield new.file
+        new.named(path)
+
+
+@contextlib.contextmanager
 def nameless(folder: Path) -> Iterator[BinaryIO]:
     """A file without a name, for what is passed on; it is gone with whoever opened it."""
     with explained(folder):

@@ -4,6 +4,7 @@ company-agents company …
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,12 @@ EnableSchedules = Annotated[
 ]
 RevokeTokens = Annotated[
     bool, typer.Option("--revoke-tokens", help="leave the tokens of its agents behind; else they are good here too")
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-network", help="what comes with it may go into this network at once; else it is held back"
+    ),
 ]
 
 
@@ -66,6 +73,7 @@ async def import_(
     name: NewName = None,
     enable_schedules: EnableSchedules = False,
     revoke_tokens: RevokeTokens = False,
+    allow_private_network: AllowPrivate = False,
 ) -> Result:
     """Bring a company in from such a file."""
     secret = read_passphrase(passphrase, passphrase_stdin, confirm=False)
@@ -75,21 +83,33 @@ async def import_(
             name=name,
             enable_schedules=enable_schedules,
             revoke_tokens=revoke_tokens,
+            allow_private_network=allow_private_network,
             say=say,
         )
-    known = {provider.name for provider in session.app.providers.list()}
+    providers = {provider.name: provider for provider in session.app.providers.list()}
+    known = set(providers)
     unknown = [provider for provider in done.providers if provider not in known]
     lines = [f"{done.name} is here, as {done.company}: {count(done.secrets, 'secret')}, {count(done.rows, 'row')}"]
     lines += [f"the token of {agent.name} ({agent.id}) is good on both instances" for agent in done.tokens]
     lines += _changed(done)
     lines += [f"there is no provider {provider} here: what uses it cannot be used" for provider in unknown]
-    data = {**plain(done), "unknown_providers": unknown}
+    foreign = [each for each in done.goes if each.what == "integration" and _is_foreign(each, providers)]
+    lines += [
+        f"the credential of {each.name} goes to {each.origins[0]}, which is not {each.provider}" for each in foreign
+    ]
+    data = {**plain(done), "unknown_providers": unknown, "foreign": [each.name for each in foreign]}
     return Result(data, text="\n".join(lines), note=_chain_note(done.chain_faults))
 
 
 def _path(file: str) -> Path:
     # What is said of it is true wherever one stands. A shell expands no `~` that stands in quotes.
     return Path(file).expanduser().absolute()
+
+
+def _is_foreign(goes: Any, providers: Mapping[str, Any]) -> bool:
+    """Whether a credential goes elsewhere than to the provider that it is said to be of, where that has one address."""
+    provider = providers.get(goes.provider)
+    return provider is not None and provider.base_url is not None and goes.origins[0] != provider.base_url.rstrip("/")
 
 
 def _changed(done: Any) -> list[str]:
@@ -107,7 +127,21 @@ def _changed(done: Any) -> list[str]:
             f"{agent} has to be given its adapter again: it opened the sandbox, which an owner of this instance may allow"
             for agent in done.without_adapter
         ),
+        *(
+            f"{agent} has to be given its adapter again: it is handed its work in a private network"
+            for agent in done.private_adapters
+        ),
+        *(f"{agent} is handed its work at {host}" for agent, host in _handed(done)),
+        *(
+            f"{name} goes into a private network, and is not used until somebody of this instance confirms it"
+            for name in done.held_back
+        ),
     ]
+
+
+def _handed(done: Any) -> list[tuple[str, str]]:
+    goes = (each for each in done.goes if each.what == "adapter" and each.name not in done.private_adapters)
+    return [(each.name, each.origins[0]) for each in goes]
 
 
 def _chain_note(faults: int) -> str:

@@ -244,12 +244,12 @@ def secret_of(row: Mapping[str, Any]) -> UUID:
     The secret of a version's row.
 
     Raises:
-        CredentialLost: the instance was restored without it.
+        CredentialLost: it was left behind when the instance was restored, or its company moved here.
     """
     found: UUID | None = row["secret_id"]
     if found is None:
         raise CredentialLost(
-            "this instance was restored without its secrets, and nobody has given this credential since",
+            "this credential was left behind by a restore or a move, and nobody has given it again since",
             hint="have an operator reconnect the integration",
         )
     return found

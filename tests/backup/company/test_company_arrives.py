@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from company_agents.backup.company_export import new_file
 from company_agents.backup.company_file import whole_file
 from company_agents.backup.company_tables import TRAVELS
+from company_agents.backup.files import new_file
 from company_agents.db.moving import tables
-from company_agents.errors import NotFound, WrongUsage
 from company_agents.integrations.credential import CredentialLost
 from company_agents.sensitive import Sensitive
 from tests.backup.company.moved import (
@@ -34,13 +33,12 @@ from tests.backup.company.moved import (
 )
 from tests.conftest import LOCAL
 from tests.outgoing.servers import Server
-from tests.promises.evidence import PROVIDER_TOKEN
 from tests.rotation.place import Place
 
 # — private networks —
 
 
-async def test_what_goes_into_a_private_network_is_neither_used_nor_tried_until_somebody_confirms_it(
+async def test_what_goes_into_a_private_network_comes_without_its_credential_and_is_neither_used_nor_tried(
     source: Source, target: Place, provider: Server
 ) -> None:
     async with target.open() as app:
@@ -59,16 +57,9 @@ async def test_what_goes_into_a_private_network_is_neither_used_nor_tried_until_
         with pytest.raises(CredentialLost):
             await app.integrations.check(local, source.integration)
         assert len(provider.requests) == before
-        # Of one of them somebody says so.
-        await app.mover.confirm(local, source.integration)
-        assert (await app.requests.request(agent, str(source.integration), "GET", "/again")).status == 200
-        assert provider.requests[-1].headers["authorization"] == f"Bearer {PROVIDER_TOKEN}"
-        states = {row["name"]: row["status"] for row in rows_of(target, source.mine)["integrations"]}
-        assert states == {"generic": "needs attention", "used again": "connected"}
-        [event] = [e for e in await app.events.newest(source.mine) if e["action"] == "integration.connected"][:1]
-        assert (event["actor"], event["integration"]) == ("local:tester", str(source.integration))
-        with pytest.raises(NotFound):
-            await app.mover.confirm(local, source.integration)
+        assert not [row for row in here["secrets"] if row["name"].startswith("integration/")]
+        # Deleted, nothing is left of it.
+        await app.revocation.delete(local, source.integration)
 
 
 async def test_whoever_brings_it_in_may_say_so_at_once(source: Source, target: Place) -> None:
@@ -183,14 +174,16 @@ async def test_an_audit_key_that_is_new_while_an_export_begins_spoils_no_proof(o
     place.drop()
 
 
-def test_where_there_are_no_hard_links_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_are_no_hard_links_the_file_gets_its_name_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(*names: object, **options: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", none)
-    with pytest.raises(WrongUsage, match="no hard links"), new_file(tmp_path / "file"):
-        raise AssertionError("the work begins")
-    assert list(tmp_path.iterdir()) == []
+    with new_file(tmp_path / "file") as file:
+        file.write(b"a company")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"a company")]
 
 
 async def test_a_reading_that_nobody_waits_for_ends(source: Source, target: Place) -> None:

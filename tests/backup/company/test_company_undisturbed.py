@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from company_agents.backup.company_export import new_file
+from company_agents.backup.files import new_file
 from company_agents.errors import Busy, Conflict, Failed, NotFound, Sealed, WrongUsage
 from company_agents.sensitive import Sensitive
 from tests.backup.company.moved import (
@@ -49,7 +49,7 @@ async def test_an_export_is_refused_before_anything_is_written(source: Source, t
             (str(uuid.uuid4()), "new", PASSPHRASE, NotFound),
             ("Acme", "there", PASSPHRASE, Conflict),
             ("Acme", "link", PASSPHRASE, Conflict),
-            ("Acme", ".", PASSPHRASE, Conflict),
+            ("Acme", ".", PASSPHRASE, WrongUsage),
             ("Acme", "no/folder", PASSPHRASE, WrongUsage),
             ("Acme", "n" * 300, PASSPHRASE, WrongUsage),
         ):

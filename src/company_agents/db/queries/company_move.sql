@@ -88,21 +88,3 @@ INSERT INTO audit_heads (chain, seq, mac, audit_key) VALUES (%(chain)s, %(seq)s,
 -- name: company_last_event_insert
 INSERT INTO audit_events (chain, seq, record, audit_key, mac)
 VALUES (%(chain)s, %(seq)s, %(record)s, %(audit_key)s, %(mac)s);
-
--- name: company_held
--- An integration that was held back, whose secret nothing names.
-SELECT i.provider, i.name, i.destination, v.version, s.id AS secret_id
-FROM integrations i
-JOIN credential_versions v ON v.integration_id = i.id AND v.state = 'current' AND v.secret_id IS NULL AND v.secret_lost
-JOIN secrets s ON s.company_id = i.company_id AND s.name = 'integration/' || i.id || '/' || v.version
-WHERE i.id = %(id)s FOR UPDATE OF i, v;
-
--- name: company_held_version
-UPDATE credential_versions SET secret_id = %(secret_id)s, secret_lost = false,
-    refresh_due_at = CASE WHEN consent AND expires_at IS NOT NULL AND refresh_problem IN ('', 'not now') THEN now() END
-WHERE integration_id = %(id)s AND version = %(version)s;
-
--- name: company_held_let_go
-UPDATE integrations SET status = 'connected', status_reason = '', status_hint = '', status_since = now(),
-    probe_due_at = NULL, updated_at = now()
-WHERE id = %(id)s;
