@@ -43,20 +43,32 @@ class Tenant:
     token: str
 
 
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def new_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of an instance in a home of its own."""
     home: Path = tmp_path_factory.mktemp("instance") / "home"
     # No orchestrator that another test has left open takes the runs of a test: that has one of its own for them.
     return read_settings(home=home, database_url=None, master_key_path=None, master_key_source=None, runs=0)
 
 
-@pytest.fixture(scope="session")
-async def app(settings: Settings) -> AsyncIterator[App]:
-    async with open_app(settings) as opened:
-        yield opened
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[App]:
+    """The instance, which leaves nothing behind."""
+    async with open_app(settings) as app:
+        yield app
     # As root the embedded database keeps its files in a system folder, which is not pytest's to remove.
     if (settings.home / "db").is_symlink():
         remove((settings.home / "db").resolve())
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return new_settings(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Settings) -> AsyncIterator[App]:
+    async with opened(settings) as found:
+        yield found
 
 
 def write_provider_files(home: Path, files: Mapping[str, str]) -> Path:
@@ -91,6 +103,10 @@ def remove(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tenant(app: App) -> Callable[[], Awaitable[Tenant]]:
+    return tenants(app)
+
+
+def tenants(app: App) -> Callable[[], Awaitable[Tenant]]:
     """Makes a new company with one agent, as often as it is called."""
 
     async def make() -> Tenant:

@@ -12,10 +12,29 @@ import pytest
 
 from company_agents.app import App, open_app
 from company_agents.settings import Settings, read_settings
-from tests.conftest import Tenant
+from tests.conftest import Tenant, new_settings, opened, tenants
 from tests.promises.evidence import Past, connect_past
 
 MakeTenant = Callable[[], Awaitable[Tenant]]
+
+
+# — an instance of which only the tests of this folder write: each sink that is new gets all of its chains —
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return new_settings(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Settings) -> AsyncIterator[App]:
+    async with opened(settings) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def tenant(app: App) -> MakeTenant:
+    return tenants(app)
 
 
 @pytest.fixture(scope="session")
