@@ -121,7 +121,7 @@ class Changes:
             return False
         if row["id"] in self.places.left or row["name"] in self._without:
             return False
-        if kind == INTEGRATION and self._is_held(str(row["name"]).split("/")[1]):
+        if kind == INTEGRATION and self._is_held(str(row["name"]).removeprefix(f"{INTEGRATION}/").partition("/")[0]):
             return False
         if kind == AGENT_TOKEN:
             self.tokens.append(str(row["name"]).partition("/")[2])
