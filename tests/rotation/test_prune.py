@@ -109,6 +109,23 @@ async def test_a_key_is_kept_while_anything_needs_it_and_destroyed_when_nothing_
     await whole(place)
 
 
+async def test_one_that_comes_right_after_a_rotation_is_not_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.open() as app, contextlib.AsyncExitStack() as stack:
+        sessions = app.store.db.instance_session
+
+        @contextlib.asynccontextmanager
+        async def lingering() -> AsyncIterator[Any]:
+            # As the server has them, which notices a moment later that they were closed.
+            yield await stack.enter_async_context(sessions())
+
+        monkeypatch.setattr(app.store.db, "instance_session", lingering)
+        old = await rotated(app, place)
+        assert (await app.pruner.prune(None, "tester")).destroyed == [old]
+    await whole(place)
+
+
 async def test_a_staged_or_a_retiring_key_is_never_pruned(place: Place) -> None:
     def stop_at(step: str) -> Callable[[str, int, int], None]:
         def say(now: str, done: int, total: int) -> None:

@@ -112,8 +112,12 @@ WHERE number = %(number)s AND nonce = %(nonce)s AND NOT EXISTS (SELECT FROM inst
 RETURNING number;
 
 -- name: fence_release
-UPDATE key_fence SET step = '', done = 0, total = 0, started_at = NULL, updated_at = now()
-WHERE number = %(number)s AND nonce = %(nonce)s;
+-- And its lock, which would go with the session, but a moment after that is closed: whoever comes next would be refused.
+WITH released AS (
+    UPDATE key_fence SET step = '', done = 0, total = 0, started_at = NULL, updated_at = now()
+    WHERE number = %(number)s AND nonce = %(nonce)s
+)
+SELECT pg_advisory_unlock(7301003);
 
 -- name: fence_show
 SELECT f.number, f.step, f.done, f.total, f.started_at, f.updated_at,
