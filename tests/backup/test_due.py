@@ -114,6 +114,20 @@ def test_of_those_that_were_made_and_are_bad_the_third_waits_for_a_day() -> None
     assert due("2026-03-02 05:33", good, *bad, failed("2026-03-02 04:33"))
 
 
+def test_of_those_that_became_bad_where_they_lie_none_keeps_the_next_back_for_a_day() -> None:
+    made = [at(f"2026-03-0{day} 03:18") for day in (1, 2)]
+    bad = [row(when, verified_at=when + timedelta(days=2), verify_problem="it is not whole") for when in made]
+    assert due("2026-03-03 00:00", row(at("2026-02-28 03:18")), *bad)
+
+
+def test_one_that_was_stopped_was_not_tried_in_vain() -> None:
+    stopped = failed("2026-03-02 03:18")
+    assert not due("2026-03-02 03:19", row(at("2026-03-01 03:18")), stopped)
+    stopped = replace(stopped, problem="it was stopped")
+    assert due("2026-03-02 03:19", row(at("2026-03-01 03:18")), stopped)
+    assert kinds(GOOD, replace(stopped, created_at=at("2026-03-02 04:18"))) == []
+
+
 def test_one_that_nobody_has_proved_is_none_yet() -> None:
     unproved = row(at("2026-03-02 03:18"), verified_at=None)
     assert due("2026-03-02 10:00", row(at("2026-03-01 03:18")), unproved)
@@ -286,6 +300,11 @@ def test_what_somebody_has_put_there_does_not_say_that_all_is_well() -> None:
     found = row(at("2026-03-02 03:18"), made_by="found there", scheduled=False, verified_at=None)
     assert "key" in kinds(lost, found)
     assert "key" not in kinds(lost, replace(found, verified_at=NOW))
+
+
+def test_of_one_that_is_only_not_there_no_key_was_destroyed() -> None:
+    lost = row(at("2026-01-01 03:18"), lost_keys=("0123456789abcdef",), scheduled=False)
+    assert kinds(replace(GOOD, missing_at=NOW), lost) == ["never", "missing"]
 
 
 def test_that_the_last_backup_is_not_there_any_more_is_said() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,8 +16,11 @@ import pytest
 
 from company_agents.app import App
 from company_agents.backup import files as files_module
+from company_agents.backup.health import attempts_after, health
 from company_agents.backup.manifest import Broken, Newer, read_manifest
-from company_agents.backup.rows import BackupRow
+from company_agents.backup.place_failures import PlaceRefused
+from company_agents.backup.places import FolderPlace
+from company_agents.backup.rows import STOPPED, BackupRow
 from company_agents.backup.signature import sign
 from company_agents.cli.doctor import _backups
 from company_agents.crypto.keyring import KeyRing
@@ -143,6 +147,45 @@ async def test_one_that_is_not_there_any_more_does_not_count_until_it_is_there_a
     assert (await row_of(app)).proved and (await row_of(app)).problem == ""
 
 
+async def test_where_the_place_is_another_folder_now_what_lies_there_counts(
+    app: App, made: Path, tmp_path: Path
+) -> None:
+    await app.backups.look()
+    moved = made.parent.rename(tmp_path / "moved")
+    await app.backups.look()
+    assert (await row_of(app)).missing_at is not None
+    app.backups._place = FolderPlace(moved)
+    await app.backups.look()
+    row = await row_of(app)
+    assert row.proved and row.scheduled and row.place == app.backups.place.address
+
+
+async def test_one_that_cannot_be_read_hides_no_other_and_no_key_goes_meanwhile(
+    app: App, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, beginning = app.backups.place, app.backups.place.beginning
+    found = await exported(app, tmp_path / "a.backup")
+    for number in (1, 2):
+        shutil.copy(tmp_path / "a.backup", made.parent / f"company-agents-20260101T00000{number}Z-{0:012x}.tar.zst")
+    async with app.backups.db.instance_transaction() as tx:
+        await tx.run("backup_gone", id=found.id)
+
+    async def begins(name: str, length: int) -> bytes:
+        if "T000001Z" in name:
+            raise PlaceRefused("it is another's")
+        return await beginning(name, length)
+
+    monkeypatch.setattr(place, "beginning", begins)
+    before = await row_of(app)
+    made.rename(made.with_name("aside"))
+    with pytest.raises(Failed, match="cannot be read: it is another's"):
+        await app.backups.look()
+    rows = {row.id: row for row in await app.backups.rows()}
+    assert rows[found.id].state == "whole" and rows[before.id].missing_at is not None
+    with pytest.raises(Failed, match="cannot be read"):
+        await app.pruner.prune(None, "tester")
+
+
 # — what did not come to be —
 
 
@@ -166,7 +209,10 @@ async def test_one_that_was_stopped_has_not_failed(app: App, new: Place) -> None
         await asyncio.sleep(0.1)
     with pytest.raises(asyncio.CancelledError):
         await making
-    assert await app.backups.rows() == []
+    row = await row_of(app)
+    assert (row.state, row.problem) == ("failed", STOPPED)
+    now = datetime.now(UTC)
+    assert attempts_after([row], None, now) == [] and "failed" not in {c.kind for c in health([row], now, True, now)}
     assert list((new.home / "data").glob(".new*")) == []
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from company_agents.app import App
-from company_agents.errors import Busy, CompanyAgentsError, NotFound, Refused
+from company_agents.errors import Busy, NotFound, Refused, Unavailable
 from company_agents.identity.permissions import Role
 from company_agents.keysources.failures import SourceUnavailable, unreachable
 from company_agents.rotation.rotate import Rotated
@@ -181,14 +181,14 @@ async def test_a_prune_that_is_killed_around_the_destroying_is_resumed(place: Pl
     await whole(place)
 
 
-async def test_where_the_place_of_backups_cannot_be_looked_at_what_is_known_counts(place: Place) -> None:
+async def test_where_the_place_of_backups_is_out_of_reach_what_is_known_counts(place: Place) -> None:
     async with place.open() as app:
         made = await app.backups.make("tester")
         old = await rotated(app, place)
         folder = place.home / "data" / "backups"
         shutil.move(folder, folder.with_name("away"))
         folder.write_text("no folder")
-        with pytest.raises(CompanyAgentsError):
+        with pytest.raises(Unavailable):
             await app.backups.look()
         await kept(app, old, f"the backup {made.file} needs it")
         place.sql("UPDATE backups SET state = 'gone'")

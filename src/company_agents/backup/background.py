@@ -16,6 +16,7 @@ from uuid import UUID
 from company_agents.audit.log import AuditLog
 from company_agents.backup.backups import Backups, Made
 from company_agents.backup.export import Progress
+from company_agents.backup.manifest import Broken
 from company_agents.backup.rows import WHOLE
 from company_agents.backup.verify import Verdict
 from company_agents.errors import CompanyAgentsError, Conflict, Failed
@@ -93,20 +94,20 @@ class BackupWork:
             raise Conflict("this backup is not whole", hint="verify another one", code="backup_not_whole")
 
         async def work(say: Progress) -> Ended:
-            found, problem = None, ""
+            found, problem, bad = None, "", False
             try:
                 found = await self.backups.verify(backup, say=say)
-                problem = "" if found.would_restore else found.because
+                problem, bad = "" if found.would_restore else found.because, found.at_fault
                 return Ended("verify", row.name, datetime.now(UTC), verdict=found)
             except CompanyAgentsError as error:
-                problem = error.sentence
+                problem, bad = error.sentence, isinstance(error, Broken)
                 raise
             finally:
                 good = found is not None and found.would_restore
                 facts = {"backup": backup, "file": row.file, "would_restore": good, "problem": problem}
                 if good or problem:
                     await self.audit.append(None, "backup.verified", actor=who, **facts)
-                if problem and (await self.backups.get(backup)).verify_problem:
+                if bad:
                     # Not only that nobody could tell.
                     await self.audit.append(None, "backup.failed", actor=who, backup=backup, problem=problem)
 

@@ -28,8 +28,9 @@ MOST_ROWS = 32 * 1024
 # Rows that are in memory together, and about how many bytes of them.
 BATCH, BATCH_BYTES = 2000, 1024 * 1024
 
-_MOMENT = re.compile(r"(20[0-9]{2}|2100)-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00")
-_DAY = re.compile(r"(20[0-9]{2}|2100)-[0-9]{2}-[0-9]{2}")
+# A provider may be said to take a consent for a hundred years, and what is not to be tried waits as long.
+_MOMENT = re.compile(r"2[0-2][0-9]{2}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\+00")
+_DAY = re.compile(r"2[0-2][0-9]{2}-[0-9]{2}-[0-9]{2}")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
 _HEX = re.compile(r"\\x([0-9a-f]{2})*")
@@ -122,9 +123,9 @@ class RowChecks:
 
 def _check_of(kind: str, column: str) -> tuple[Callable[[str], bool], str] | None:
     if kind.startswith("timestamp"):
-        return _matches(_MOMENT), "a time that is none between 2000 and 2100"
+        return _matches(_MOMENT), "a time that is none between 2000 and 2300"
     if kind == "date":
-        return _matches(_DAY), "a day that is none between 2000 and 2100"
+        return _matches(_DAY), "a day that is none between 2000 and 2300"
     if kind == "uuid":
         return _matches(_ID), "an id that is none"
     if kind == "boolean":

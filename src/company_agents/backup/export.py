@@ -20,6 +20,7 @@ from company_agents.audit.lines import Sign, head_line
 from company_agents.backup.archive import HEADS, RING, ArchiveWriter
 from company_agents.backup.manifest import DESTROYED, FORMAT, INSTANCE, UNKNOWN, KeyNeed, Manifest, Schema
 from company_agents.backup.ring import wrap
+from company_agents.backup.rows import STOPPED
 from company_agents.backup.signature import sign
 from company_agents.backup.tables import LEFT_OUT
 from company_agents.backup.workspaces import add_workspaces
@@ -111,14 +112,11 @@ class Export:
                 finish()
             except BaseException as error:
                 said = error.sentence if isinstance(error, CompanyAgentsError) else type(error).__name__
+                said = STOPPED if self.stop.is_set() else said
                 # It may have got its name: then it is found, and needs these. What is in a place is found anyway.
                 kept = needed if target.place.startswith("/") else []
                 with contextlib.suppress(CompanyAgentsError):
-                    if self.stop.is_set() and target.scheduled:
-                        # Nothing is wrong: the next start makes another.
-                        session.run("backup_dropped", id=self.id)
-                    else:
-                        session.run("backup_failed", id=self.id, key_ids=kept, problem=said)
+                    session.run("backup_failed", id=self.id, key_ids=kept, problem=said)
                 raise
             session.run("backup_whole", id=self.id)
         return manifest

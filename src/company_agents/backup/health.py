@@ -5,11 +5,11 @@ What is wrong with the backups, for whoever looks.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from company_agents.backup.rows import FAILED, FOUND_THERE, WHOLE, BackupRow
+from company_agents.backup.rows import FAILED, FOUND_THERE, STOPPED, WHOLE, BackupRow
 
 # A good one that is older is late: a day, and half of one in which what went wrong may be tried again.
 LATE = timedelta(hours=36)
@@ -48,7 +48,7 @@ def attempts_after(rows: Iterable[BackupRow], last: BackupRow | None, now: datet
         row
         for row in rows
         if row.scheduled
-        and (row.state == FAILED or (row.state == WHOLE and row.verify_problem))
+        and ((row.state == FAILED and row.problem != STOPPED) or (row.state == WHOLE and row.verify_problem))
         and row.tried_at <= now + AHEAD
     ]
     return sorted((row for row in vain if last is None or row.created_at > last.created_at), key=attrgetter("tried_at"))
@@ -74,7 +74,9 @@ def health(rows: Iterable[BackupRow], now: datetime, scheduled: bool, since: dat
 
 
 def _of_keys(rows: list[BackupRow]) -> Iterable[Concern]:
-    last = max((row.created_at for row in rows if row.good and row.ours), default=None)
+    # What is not there may be there again: of its key that says nothing.
+    there = (replace(row, missing_at=None) for row in rows)
+    last = max((row.created_at for row in there if row.good and row.ours), default=None)
     # One that was found there may be another instance's, whose keys were never here.
     lost = [row for row in rows if row.lost and row.made_by != FOUND_THERE and (last is None or row.created_at > last)]
     if lost:

@@ -65,7 +65,7 @@ async def open_backups(
             sealed=lambda: held.sealed,
             make=lambda who: backups.make(who, scheduled=True),
             verify=backups.prove,
-            compare=backups.look,
+            compare=backups.compared,
             rows=backups.rows,
             drill=lambda: drill.run(None, WHO),
             scheduled=scheduled,
@@ -74,13 +74,13 @@ async def open_backups(
             weekly=settings.backup_weekly,
         )
         schedule.start()
-    try:
-        async with _cleared(settings) if long_lived else contextlib.nullcontext():
+    async with _cleared(settings) if long_lived else contextlib.nullcontext():
+        try:
             yield parts
-    finally:
-        await work.close()
-        if schedule is not None:
-            await schedule.close()
+        finally:
+            await work.close()
+            if schedule is not None:
+                await schedule.close()
 
 
 @contextlib.asynccontextmanager

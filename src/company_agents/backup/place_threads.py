@@ -35,7 +35,8 @@ class PlaceThreads:
     def __init__(self) -> None:
         self._looks = _Few("place-look", LOOKS)
         self._transfers = _Few("place-transfer", TRANSFERS)
-        self._listing: Future[Any] | None = None
+        self._listings = _Few("place-listing", 1)
+        self._coming: Future[Any] | None = None
 
     async def short(self, work: Callable[[], T]) -> T:
         """What is short, where the place answers. Where nobody waits for it any more before it began, it never does."""
@@ -47,10 +48,13 @@ class PlaceThreads:
             raise
 
     async def listing(self, work: Callable[[], T]) -> T:
-        """The same for the one look at all there is: who asks while one is under way gets what that one finds."""
-        if self._listing is None or self._listing.done():
-            self._listing = self._looks.begin(work)
-        return await _result(self._listing)
+        """
+        The same for a look at all there is. One at a time; those who ask while one is under way share the next: what they
+        know may be younger than the beginning of that one.
+        """
+        if self._coming is None or self._coming.running() or self._coming.done():
+            self._coming = self._listings.begin(work)
+        return await _result(self._coming)
 
     async def transfer(self, work: Callable[[threading.Event], T]) -> T:
         """Where whoever waits gives up, the event is set, and the transfer has a moment to end at its next piece."""
@@ -63,10 +67,6 @@ class PlaceThreads:
             future.cancel()
             await _wound_up(future)
             raise
-
-    def changed(self) -> None:
-        """There is more or less at the place than there was: a look that began before is not what is there now."""
-        self._listing = None
 
 
 class _Few:

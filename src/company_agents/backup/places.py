@@ -153,10 +153,7 @@ class FolderPlace:
     async def put(self, name: str, path: Path) -> None:
         """Copied under another name and renamed, or the same file under this name, where that can be."""
         checked_name(name)
-        try:
-            await self._threads.transfer(lambda stop: self._put(name, path, stop))
-        finally:
-            self._threads.changed()
+        await self._threads.transfer(lambda stop: self._put(name, path, stop))
 
     async def get(self, name: str, path: Path) -> None:
         """Copied under another name and renamed."""
@@ -179,10 +176,7 @@ class FolderPlace:
     async def delete(self, name: str) -> None:
         """Remove the file."""
         checked_name(name)
-        try:
-            await self._threads.short(lambda: self._delete(name))
-        finally:
-            self._threads.changed()
+        await self._threads.short(lambda: self._delete(name))
 
     def _put(self, name: str, path: Path, stop: threading.Event) -> None:
         with explained(str(path), writing=False):

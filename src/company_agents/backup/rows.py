@@ -11,6 +11,8 @@ from uuid import UUID
 RUNNING, WHOLE, FAILED, GONE = "running", "whole", "failed", "gone"
 # Who made one that lay in the place of backups, and was not known.
 FOUND_THERE = "found there"
+# Why one failed that was given up with its orchestrator: nothing is wrong, and the next start makes another.
+STOPPED = "it was stopped"
 
 
 @dataclass(frozen=True, slots=True)

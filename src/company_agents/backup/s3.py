@@ -131,10 +131,7 @@ class S3Place:
     async def put(self, name: str, path: Path) -> None:
         """Uploaded in parts, which become an object together, or not at all."""
         key = self._key(name)
-        try:
-            await self._threads.transfer(lambda stop: self._put(key, path, stop))
-        finally:
-            self._threads.changed()
+        await self._threads.transfer(lambda stop: self._put(key, path, stop))
 
     async def get(self, name: str, path: Path) -> None:
         """Downloaded under another name and renamed."""
@@ -157,10 +154,7 @@ class S3Place:
     async def delete(self, name: str) -> None:
         """Delete the object."""
         key = self._key(name)
-        try:
-            await self._threads.short(lambda: self._call("delete_object", writing=True, Key=key))
-        finally:
-            self._threads.changed()
+        await self._threads.short(lambda: self._call("delete_object", writing=True, Key=key))
 
     def _key(self, name: str) -> str:
         return f"{self._before}{checked_name(name)}"

@@ -42,6 +42,8 @@ AGAIN = (timedelta(minutes=15), timedelta(hours=1))
 # After two that were made and are bad, as those are in which a secret is that does not open: another one will not be better
 # soon, and each needs its room.
 BAD_AGAIN = timedelta(days=1)
+# What the schedule makes it verifies at once, which takes less.
+FIRST_VERIFIED = timedelta(hours=6)
 # A drill is due at night; where no night was awake for so much longer, at any time.
 DRILL_EVERY, DRILL_NIGHT, DRILL_ANYHOW = timedelta(days=30), timedelta(hours=4), timedelta(days=3)
 # After one that failed, the next night: with another backup, or what was in the way is gone.
@@ -89,12 +91,17 @@ def due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta, since: da
     last = newest_good(rows, now)
     vain = attempts_after(rows, last, now)
     if vain:
-        bad = len(vain) > 1 and all(row.state == WHOLE for row in vain[-2:])
+        bad = len(vain) > 1 and all(_was_made_bad(row) for row in vain[-2:])
         if now < vain[-1].tried_at + (BAD_AGAIN if bad else AGAIN[min(len(vain), len(AGAIN)) - 1]):
             return False
     if last is None:
         return secrets or since < last_quiet(now, quiet)
     return last.created_at < last_quiet(now, quiet) - EARLY
+
+
+def _was_made_bad(row: BackupRow) -> bool:
+    """Whether it was not good when it was made; another may have become so where it lies."""
+    return row.state == WHOLE and row.verified_at is not None and row.verified_at - row.tried_at < FIRST_VERIFIED
 
 
 def drill_due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta) -> bool:
@@ -117,8 +124,8 @@ def drill_due(now: datetime, rows: Sequence[BackupRow], *, quiet: timedelta) -> 
 class BackupSchedule:
     """
     Runs between `start` and `close`; under a seal it does nothing. `make` makes, verifies and registers one backup of the
-    schedule in the place; `verify` looks at one that is there; `compare` finds out which are not there any more; `rows` are
-    all that are known; `drill` restores the newest for a trial, and registers how that ended. `since` is when the instance
+    schedule in the place; `verify` looks at one that is there; `compare` finds out which are not there any more, and
+    returns why it could not; `rows` are all that are known; `drill` restores the newest for a trial, and registers how that ended. `since` is when the instance
     was made. `now` is the time, `steady` counts seconds.
     """
 
@@ -130,7 +137,7 @@ class BackupSchedule:
     sealed: Callable[[], bool]
     make: Callable[[str], Awaitable[object]]
     verify: Callable[[UUID], Awaitable[object]]
-    compare: Callable[[], Awaitable[object]]
+    compare: Callable[[], Awaitable[Exception | None]]
     rows: Callable[[], Awaitable[Sequence[BackupRow]]]
     drill: Callable[[], Awaitable[object]]
     scheduled: bool
@@ -174,9 +181,11 @@ class BackupSchedule:
         if self._compared is None or self.steady() >= self._compared + LOOK_EVERY:
             self._compared = self.steady()
             try:
-                await self.compare()
+                trouble = await self.compare()
             except Exception as error:
-                log.warning("the place of backups could not be looked at: %s", _said(error))
+                trouble = error
+            if trouble is not None:
+                log.warning("the place of backups could not be looked at: %s", _said(trouble))
         rows = await self.rows()
         if not (await self._due(rows) or self._drill_due(rows)):
             return

@@ -93,7 +93,7 @@ async def import_(
     lines += [f"the token of {agent.name} ({agent.id}) is good on both instances" for agent in done.tokens]
     lines += _changed(done)
     lines += [f"there is no provider {provider} here: what uses it cannot be used" for provider in unknown]
-    foreign = [each for each in done.goes if each.what == "integration" and _is_foreign(each, providers)]
+    foreign = [each for each in done.goes if _is_foreign(each, providers) and each.name not in done.held_back]
     lines += [
         f"the credential of {each.name} goes to {each.origins[0]}, which is not {each.provider}" for each in foreign
     ]
@@ -108,7 +108,7 @@ def _path(file: str) -> Path:
 
 def _is_foreign(goes: Any, providers: Mapping[str, Any]) -> bool:
     """Whether a credential goes elsewhere than to the provider that it is said to be of, where that has one address."""
-    provider = providers.get(goes.provider)
+    provider = providers.get(goes.provider) if goes.what == "integration" else None
     return provider is not None and provider.base_url is not None and goes.origins[0] != provider.base_url.rstrip("/")
 
 
@@ -133,7 +133,7 @@ def _changed(done: Any) -> list[str]:
         ),
         *(f"{agent} is handed its work at {host}" for agent, host in _handed(done)),
         *(
-            f"{name} goes into a private network, and is not used until somebody of this instance confirms it"
+            f"{name} has to be connected anew: its credential goes into a private network, and was left behind"
             for name in done.held_back
         ),
     ]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from company_agents.audit.log import AuditLog
 from company_agents.db.database import Database, Row
-from company_agents.errors import Busy, CompanyAgentsError, NotFound, Refused
+from company_agents.errors import Busy, NotFound, Refused, Unavailable
 from company_agents.keysources.base import KeySource
 from company_agents.rotation.claim import check_owner
 from company_agents.rotation.fence import Fence, overtaken
@@ -62,8 +62,8 @@ class Pruner:
         """
         # What became of a key that goes now could not be said any more afterwards.
         await record_states(self.db, self.audit, self.audit_keys, who=who)
-        # One that nobody has told of may need a key. Where the place cannot be looked at, what is known of it counts.
-        with contextlib.suppress(CompanyAgentsError):
+        # One that nobody has told of may need a key. Where the place is out of reach, what is known of it counts.
+        with contextlib.suppress(Unavailable):
             await self.look()
         async with Fence.taken(self.db) as fence:
             async with fence.step("prune") as tx:

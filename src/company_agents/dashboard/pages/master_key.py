@@ -71,7 +71,7 @@ async def show_key(visit: Visit) -> Response:
 async def _serves(visit: Visit) -> dict[str, list[BackupRow]]:
     """The backups that need each key, newest first."""
     serves: dict[str, list[BackupRow]] = {}
-    for row in await visit.app.backups.rows():
+    for row in await visit.app.backups.listed():
         for key_id in row.key_ids:
             serves.setdefault(key_id, []).append(row)
     return serves

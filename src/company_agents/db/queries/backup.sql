@@ -62,9 +62,6 @@ UPDATE backups SET state = 'whole', problem = '' WHERE id = %(id)s AND state = '
 UPDATE backups SET state = 'failed', key_ids = %(key_ids)s, problem = %(problem)s, finished_at = now()
 WHERE id = %(id)s AND state = 'running';
 
--- name: backup_dropped
-DELETE FROM backups WHERE id = %(id)s AND state = 'running';
-
 -- name: backups_missing
 -- What is there again is no longer missing.
 UPDATE backups SET missing_at = CASE WHEN id = ANY (%(ids)s) THEN now() END
@@ -79,7 +76,7 @@ VALUES (%(id)s, %(file)s, %(place)s, 'whole', %(key_ids)s, %(with_ring)s, %(size
 ON CONFLICT (id) DO UPDATE SET state = 'whole', size = EXCLUDED.size, rows = EXCLUDED.rows, file = EXCLUDED.file,
        place = EXCLUDED.place, problem = '', missing_at = NULL, finished_at = coalesce(backups.finished_at, now()),
        key_ids = array(SELECT DISTINCT k FROM unnest(backups.key_ids || EXCLUDED.key_ids) k ORDER BY k)
-WHERE backups.state <> 'whole';
+WHERE backups.state <> 'whole' OR backups.missing_at IS NOT NULL;
 
 -- name: backup_gone
 UPDATE backups SET state = 'gone' WHERE id = %(id)s AND state <> 'running';
