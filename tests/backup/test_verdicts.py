@@ -8,19 +8,21 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
 from company_agents.app import App
+from company_agents.backup import backups as backups_module
 from company_agents.backup import files as files_module
-from company_agents.backup.health import attempts_after, health
+from company_agents.backup.health import attempts_after, health, newest_good
 from company_agents.backup.manifest import Broken, Newer, read_manifest
 from company_agents.backup.place_failures import PlaceRefused
 from company_agents.backup.places import FolderPlace
 from company_agents.backup.rows import STOPPED, BackupRow
+from company_agents.backup.schedule import due
 from company_agents.backup.signature import sign
 from company_agents.cli.doctor import _backups
 from company_agents.crypto.keyring import KeyRing
@@ -184,6 +186,30 @@ async def test_one_that_cannot_be_read_hides_no_other_and_no_key_goes_meanwhile(
     assert rows[found.id].state == "whole" and rows[before.id].missing_at is not None
     with pytest.raises(Failed, match="cannot be read"):
         await app.pruner.prune(None, "tester")
+
+
+# — whose clock —
+
+
+class Slow(datetime):
+    """The clock of a machine that is an hour behind the database's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Slow:
+        return cls.fromtimestamp(datetime.now(tz).timestamp() - 3600, tz)
+
+
+async def test_a_clock_that_is_behind_the_databases_makes_no_backup_one_of_the_future(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backups_module, "datetime", Slow)
+    made = await app.backups.make("schedule", scheduled=True)
+    rows = await app.backups.rows()
+    assert app.backups.now() > rows[0].created_at
+    last = newest_good(rows, app.backups.now())
+    assert last is not None and last.id == made.id
+    assert app.backup_watch.of(rows) == []
+    assert not due(app.backups.now(), rows, quiet=timedelta(hours=3), since=rows[0].created_at, secrets=True)
 
 
 # — what did not come to be —

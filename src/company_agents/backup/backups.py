@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID, uuid4
@@ -21,7 +21,7 @@ from company_agents.audit.log import AuditLog
 from company_agents.backup.archive import Opened, Unreadable, open_archive, opened_file
 from company_agents.backup.comparing import compare
 from company_agents.backup.export import Export, Heads, Progress, Target
-from company_agents.backup.files import fresh, nameless, private_folder, taken
+from company_agents.backup.files import fresh, nameless, private_folder, taken, there
 from company_agents.backup.manifest import Broken, Manifest, broken
 from company_agents.backup.places import Place, backup_name, is_backup_name
 from company_agents.backup.ring import check_passphrase
@@ -78,6 +78,7 @@ class Backups:
     workspaces: Path
     open_place: Callable[[], Place]
     _place: Place | None = None
+    _ahead: timedelta = timedelta()
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     @property
@@ -275,10 +276,10 @@ class Backups:
                     f"the backup lies at {row.place or row.file}, which is not the place of backups now",
                     hint="fetch it yourself; `company-agents backup verify FILE` looks at a file",
                 )
-            yield _there(Path(row.place.removeprefix("file://")) / row.file)
+            yield there(Path(row.place.removeprefix("file://")) / row.file)
             return
         if (local := self.place.local(row.file)) is not None:
-            yield _there(local)
+            yield there(local)
             return
         for left in self._folder().glob(f"{_FETCHED}*"):
             with contextlib.suppress(OSError):
@@ -315,8 +316,14 @@ class Backups:
         async with self.db.instance_transaction() as tx:
             await tx.all("backups_let_go")
             found = await tx.all("backup_rows")
+            clock = await tx.one("backup_clock")
+        self._ahead = clock["now"] - datetime.now(UTC) if clock else timedelta()
         rows = [BackupRow(**{**row, "key_ids": tuple(row["key_ids"])}) for row in found]
         return [replace(row, problem=MISSING) if row.missing_at and row.state == WHOLE else row for row in rows]
+
+    def now(self) -> datetime:
+        """By the database's clock, which the times of the rows are of, as it was when they were asked for."""
+        return datetime.now(UTC) + self._ahead
 
     async def listed(self) -> list[BackupRow]:
         """The same without what was taken away."""
@@ -370,16 +377,6 @@ class Backups:
 
     def _folder(self) -> Path:
         return private_folder(self.home / "data", within=self.home)
-
-
-def _there(path: Path) -> Path:
-    try:
-        path.stat()
-    except FileNotFoundError as error:
-        raise NotFound(f"{path} is not there", hint="is the disk mounted, and is it the right place?") from error
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be reached: {(error.strerror or 'an error').lower()}") from error
-    return path
 
 
 def _made(manifest: Manifest, target: Target, size: int) -> Made:

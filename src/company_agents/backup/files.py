@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from company_agents.errors import CompanyAgentsError, Conflict, Failed
+from company_agents.errors import CompanyAgentsError, Conflict, Failed, NotFound, Unavailable
 
 # What is being written, beside what it will be. Its maker holds a lock on it.
 _PART = ".part-"
@@ -174,6 +174,23 @@ def private_folder(folder: Path, *, within: Path) -> Path:
             if each.is_relative_to(within):
                 each.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def there(path: Path) -> Path:
+    """
+    A file that is where it should be.
+
+    Raises:
+        NotFound: it is not.
+        Unavailable: that cannot be told.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path} is not there", hint="is the disk mounted, and is it the right place?") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be reached: {(error.strerror or 'an error').lower()}") from error
+    return path
 
 
 def taken(target: Path) -> Conflict:

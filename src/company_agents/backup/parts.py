@@ -72,6 +72,7 @@ async def open_backups(
             drills=drills,
             daily=settings.backup_daily,
             weekly=settings.backup_weekly,
+            now=backups.now,
         )
         schedule.start()
     async with _cleared(settings) if long_lived else contextlib.nullcontext():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from company_agents.backup.backups import Backups
 from company_agents.backup.health import Concern, health
@@ -30,7 +30,7 @@ class BackupWatch:
 
     def of(self, rows: Iterable[BackupRow]) -> list[Concern]:
         """The same of rows that were read already."""
-        rows, now = list(rows), datetime.now(UTC)
+        rows, now = list(rows), self.backups.now()
         return [*health(rows, now, self.scheduled, self.since), *_unverified(rows, now)]
 
 

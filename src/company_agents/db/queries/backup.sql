@@ -87,6 +87,9 @@ UPDATE backups SET verified_at = now(), verify_problem = %(problem)s WHERE id = 
 -- name: backup_drilled
 UPDATE backups SET drilled_at = now(), drill_problem = %(problem)s WHERE id = %(id)s;
 
+-- name: backup_clock
+SELECT clock_timestamp() AS now;
+
 -- name: backup_rows
 -- And the one that was drilled last, although it was taken away since: that a drill failed is not over because of that.
 -- A key that is being destroyed may be gone already; one that is not registered is none of this instance's, or not any more.
