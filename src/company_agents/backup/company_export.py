@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import AsyncGenerator, Callable
@@ -21,12 +20,12 @@ from company_agents.audit.verify import Verified, verify_chain
 from company_agents.backup import ring, signature
 from company_agents.backup.archive import HEADS, RING, ArchiveWriter
 from company_agents.backup.company_tables import SECRETS, SECRETS_THAT_STAY, TRAVELS
-from company_agents.backup.manifest import COMPANY, FORMAT, KeyNeed, Manifest, Schema
+from company_agents.backup.manifest import COMPANY, FORMAT, KeyNeed, Manifest
+from company_agents.backup.schema import our_schema
 from company_agents.crypto.batch import BadRow, SealedRow, reseal
 from company_agents.crypto.cipher import NONCE_BYTES
 from company_agents.crypto.keyring import KeyRing, MasterKey
 from company_agents.db.database import Row, Tx
-from company_agents.db.migrate import known_migrations
 from company_agents.db.moving import line, rows_out, tables
 from company_agents.errors import Failed
 from company_agents.sensitive import Sensitive
@@ -52,18 +51,6 @@ class Exported:
     rows: int
     secrets: int
     chain_faults: int
-
-
-def our_schema() -> Schema:
-    """The schema that this program knows."""
-    return schema_at(max(step.version for step in known_migrations()))
-
-
-def schema_at(last: int) -> Schema:
-    """What this program knows of the schema up to a step."""
-    steps = [step for step in known_migrations() if step.version <= last]
-    text = "".join(f"{step.version} {step.checksum}\n" for step in steps)
-    return Schema(last, hashlib.sha256(text.encode()).hexdigest())
 
 
 @dataclass

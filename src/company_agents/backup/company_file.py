@@ -17,10 +17,11 @@ from uuid import UUID
 from company_agents.backup import ring, signature
 from company_agents.backup.archive import HEADS, RING, ArchiveReader, Opened, open_archive, opened_file
 from company_agents.backup.company_checks import MOST_SEQ, RowChecks, check_columns, rows_of
-from company_agents.backup.company_export import Say, our_schema, schema_at
+from company_agents.backup.company_export import Say
 from company_agents.backup.company_sealed import KINDS, Gathered, Places, sealed_place
 from company_agents.backup.company_tables import EVENTS, FOLDER, SECRETS, TRAVELS, kind_of_secret
 from company_agents.backup.manifest import COMPANY, Manifest, Member, Newer, broken
+from company_agents.backup.schema import our_schema, schema_at
 from company_agents.backup.threads import in_thread
 from company_agents.crypto.batch import SealedRow, check
 from company_agents.crypto.cipher import Sealed, unseal

@@ -86,7 +86,7 @@ async def open_backups(
 
 @contextlib.asynccontextmanager
 async def _cleared(settings: Settings) -> AsyncIterator[None]:
-    """Meanwhile, what a drill that was killed has left is taken away: it may be as large as the instance, and is in plain text."""
+    """Meanwhile, what a drill that was killed has left is taken away: it may be as large as the instance, in plain text."""
     clearing = asyncio.create_task(asyncio.to_thread(clear_drills, settings.home), name="drills-cleared")
     try:
         yield

@@ -125,8 +125,8 @@ class BackupSchedule:
     """
     Runs between `start` and `close`; under a seal it does nothing. `make` makes, verifies and registers one backup of the
     schedule in the place; `verify` looks at one that is there; `compare` finds out which are not there any more, and
-    returns why it could not; `rows` are all that are known; `drill` restores the newest for a trial, and registers how that ended. `since` is when the instance
-    was made. `now` is the time, `steady` counts seconds.
+    returns why it could not; `rows` are all that are known; `drill` restores the newest for a trial, and registers how that
+    ended. `since` is when the instance was made. `now` is the time, `steady` counts seconds.
     """
 
     db: Database

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from company_agents.backup.company_export import schema_at
 from company_agents.backup.company_tables import TRAVELS
 from company_agents.backup.manifest import Broken, Newer
 from company_agents.backup.ring import WrongPassphrase
+from company_agents.backup.schema import schema_at
 from company_agents.crypto.keyring import MasterKey
 from company_agents.db.moving import NotOurs
 from company_agents.errors import Tampered, WrongUsage

@@ -16,8 +16,8 @@ import pytest
 from company_agents.backup import ring, signature
 from company_agents.backup.archive import HEADS, RING, ArchiveWriter
 from company_agents.backup.company_changes import Changes
-from company_agents.backup.company_export import schema_at
 from company_agents.backup.manifest import Broken
+from company_agents.backup.schema import schema_at
 from tests.backup.company.moved import (
     PASSPHRASE,
     Change,
